@@ -1,0 +1,24 @@
+"""nanokimi: every chat group gets its own AI agent in its own container.
+
+Where things live, from the top down (imports only ever point down)::
+
+    cli        one file per noun: init, login, chat, serve, groups ...
+    demo       the bundled demo provider, and the walk through the product that `make demo` shows
+    api        HTTP: messages in, events out
+    host       accepts, decides, runs: dispatcher, pool, session
+    gateway    the way from a sandbox to a model
+    sandbox    Docker containers or processes behind one Spawner
+    store      every query
+    oauth      login, token store, the one refresher
+    settings   config.toml in, typed settings out
+    wire       ACP: bytes, lines, frames, peers
+    model      the nouns; errors: what can go wrong
+    agent      runs inside the sandbox; shares only wire, settings.container, model and errors
+
+One message's way: ``api`` accepts it into the ``store`` (one transaction, then 202); ``host``'s
+dispatcher claims it as a turn; the pool finds the group's warm sandbox or asks the ``Spawner`` for
+one; a session speaks ACP with the agent inside; the agent asks the model through the ``gateway``;
+its updates become events; the answer is one more transaction.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Where agents live: one :class:`~runner.sandbox.spawner.Spawner`, several backends."""

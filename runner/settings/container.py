@@ -1,0 +1,142 @@
+"""The half of the settings that an agent reads inside its sandbox. Standard library only.
+
+The host writes this file (see ``projection``) with the keys of kimi-cli, so a foreign engine can
+read it too; what is checked here is checked again because a sandbox may be started by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.errors import ConfigError, LoginRequiredError
+
+
+@dataclass(frozen=True, slots=True)
+class LoopControl:
+    """Limits of one turn; tokens for ``reserved_context_size``."""
+
+    max_steps_per_turn: int = 100
+    max_retries_per_step: int = 3
+    max_ralph_iterations: int = 0
+    reserved_context_size: int = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """One model at one provider, and how far a turn may go.
+
+    ``model_socket`` is the Unix socket that leads to the model, a file name inside the sandbox's
+    run directory; empty when ``base_url`` is called directly. ``credential_file`` is the projected
+    token file.
+    """
+
+    alias: str
+    model: str
+    max_context_size: int
+    thinking: bool
+    capabilities: frozenset[str]
+    base_url: str
+    credential_file: Path
+    custom_headers: dict[str, str] = field(default_factory=dict)
+    loop: LoopControl = field(default_factory=LoopControl)
+    model_socket: str = ""
+
+
+def load_container_settings(home: Path) -> ContainerSettings:
+    """Read ``home/.kimi/config.toml``.
+
+    Raises:
+        ConfigError: the file is missing, not TOML, or does not name a model and a provider.
+    """
+    path = home / ".kimi" / "config.toml"
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} is not there",
+            hint="mount the projected config directory at .kimi/config, read-only",
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise ConfigError(f"{path} cannot be read: {e}", hint="run `nanokimi doctor`") from None
+    return parse_container_settings(raw, home)
+
+
+def parse_container_settings(raw: dict[str, Any], home: Path) -> ContainerSettings:
+    """See :func:`load_container_settings`; pure."""
+    alias = _text(raw, "default_model", "")
+    model = _table(raw, "models", alias)
+    provider_name = _text(model, "provider", "")
+    provider = _table(raw, "providers", provider_name)
+    oauth = provider.get("oauth")
+    key = _text(oauth, "key", "") if isinstance(oauth, dict) else ""
+    if not key:
+        raise ConfigError(
+            f'provider "{provider_name}" names no credential',
+            hint='set oauth = {storage = "file", key = "oauth/kimi-code"}',
+        )
+    loop = raw.get("loop_control", {})
+    attempts = loop.get("max_attempts_per_step")
+    defaults = LoopControl()
+    return ContainerSettings(
+        alias=alias,
+        model=_text(model, "model", alias),
+        max_context_size=int(model.get("max_context_size", 200_000)),
+        thinking=bool(raw.get("default_thinking", False)),
+        capabilities=frozenset(str(c) for c in model.get("capabilities", [])),
+        base_url=_text(provider, "base_url", "").rstrip("/"),
+        credential_file=home / ".kimi" / "credentials" / f"{key.rsplit('/', 1)[-1]}.json",
+        custom_headers={str(k): str(v) for k, v in provider.get("custom_headers", {}).items()},
+        loop=LoopControl(
+            max_steps_per_turn=int(loop.get("max_steps_per_turn", defaults.max_steps_per_turn)),
+            max_retries_per_step=int(attempts) - 1
+            if attempts is not None
+            else int(loop.get("max_retries_per_step", defaults.max_retries_per_step)),
+            max_ralph_iterations=int(
+                loop.get("max_ralph_iterations", defaults.max_ralph_iterations)
+            ),
+            reserved_context_size=int(
+                loop.get("reserved_context_size", defaults.reserved_context_size)
+            ),
+        ),
+        model_socket=_text(raw.get("nanokimi", {}), "model_socket", ""),
+    )
+
+
+def read_token(path: Path) -> str:
+    """The access token of a projected credential file; read again for each request.
+
+    Raises:
+        LoginRequiredError: no file, not JSON, or no token in it.
+    """
+    try:
+        token = json.loads(path.read_text("utf-8")).get("access_token")
+    except (OSError, ValueError, AttributeError) as e:
+        raise LoginRequiredError(
+            f"no usable credential at {path}: {e}", hint="run `nanokimi login` on the host"
+        ) from None
+    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+        raise LoginRequiredError(
+            f"no usable access token in {path}", hint="run `nanokimi login` on the host"
+        )
+    return token
+
+
+def _text(table: Any, key: str, default: str) -> str:
+    value = table.get(key, default) if isinstance(table, dict) else default
+    return value if isinstance(value, str) else default
+
+
+def _table(raw: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+    tables = raw.get(kind)
+    table = tables.get(name) if isinstance(tables, dict) else None
+    if not isinstance(table, dict):
+        known = ", ".join(sorted(tables)) if isinstance(tables, dict) and tables else "none"
+        raise ConfigError(
+            f'[{kind}."{name}"] is not in the config (there: {known})',
+            hint=f"add the table, or name another one in {'default_model' if kind == 'models' else 'provider'}",
+        )
+    return table

@@ -1,0 +1,61 @@
+"""Every path below the data directory, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths of one data directory; ``root`` is absolute. Nothing is created here."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.toml"
+
+    @property
+    def credentials(self) -> Path:
+        return self.root / "credentials"
+
+    @property
+    def api_token(self) -> Path:
+        return self.credentials / "api-token"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "nanokimi.db"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def host_lock(self) -> Path:
+        """Held by the one host that serves this directory; holds its pid and URL as JSON."""
+        return self.run / "host.lock"
+
+    def workspace(self, folder: str) -> Path:
+        return self.root / "groups" / folder
+
+    def sessions(self, folder: str) -> Path:
+        return self.root / "sessions" / folder
+
+    def group_run(self, folder: str) -> Path:
+        return self.run / folder
+
+    def config_projection(self, folder: str) -> Path:
+        return self.group_run(folder) / "config"
+
+    def credentials_projection(self, folder: str) -> Path:
+        return self.group_run(folder) / "credentials"
+
+    def socket_dir(self, folder: str) -> Path:
+        """Holds the group's model socket; made by the host, mounted read-only."""
+        return self.group_run(folder) / "socket"
+
+    def agent_log(self, folder: str) -> Path:
+        """What the agent wrote to stderr, kept over containers."""
+        return self.root / "logs" / f"{folder}.log"

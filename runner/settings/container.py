@@ -137,6 +137,6 @@ def _table(raw: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
         known = ", ".join(sorted(tables)) if isinstance(tables, dict) and tables else "none"
         raise ConfigError(
             f'[{kind}."{name}"] is not in the config (there: {known})',
-            hint=f"add the table, or name another one in {'default_model' if kind == 'models' else 'provider'}",
+            hint="add the table, or correct the name that refers to it",
         )
     return table

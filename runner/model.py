@@ -155,6 +155,24 @@ class Event:
     message_ids: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``memory`` in bytes, ``cpus`` as a fraction of cores, ``pids`` at one time."""
+
+    memory: int
+    cpus: float
+    pids: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraMount:
+    """An operator's mount: ``source`` is a real host path that the settings have allowed."""
+
+    name: str
+    source: str
+    read_only: bool = True
+
+
 def folder_of(group_id: str) -> str:
     """Folder name of a group: readable, safe on any file system, and unique to the id.
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
+from runner.model import ExtraMount as ExtraMount
+from runner.model import Limits as Limits
 from runner.wire.peer import Channel as ByteStreams
 
 # Where things are inside a sandbox, whatever the backend.
@@ -24,24 +26,6 @@ RUN_DIR = "/run/nanokimi"
 MODEL_SOCKET = "model.sock"
 
 Network = Literal["isolated", "open"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """``memory`` in bytes, ``cpus`` as a fraction of cores, ``pids`` at one time."""
-
-    memory: int
-    cpus: float
-    pids: int
-
-
-@dataclass(frozen=True, slots=True)
-class ExtraMount:
-    """An operator's mount: ``source`` is a real host path that the settings have allowed."""
-
-    name: str
-    source: str
-    read_only: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def load_container_settings(home: Path) -> ContainerSettings:
             f"{path} is not there",
             hint="mount the projected config directory at .kimi/config, read-only",
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:  # not UTF-8 and not TOML are ValueErrors
         raise ConfigError(f"{path} cannot be read: {e}", hint="run `nanokimi doctor`") from None
     return parse_container_settings(raw, home)
 
@@ -68,41 +68,41 @@ def load_container_settings(home: Path) -> ContainerSettings:
 def parse_container_settings(raw: dict[str, Any], home: Path) -> ContainerSettings:
     """See :func:`load_container_settings`; pure."""
     alias = _text(raw, "default_model", "")
-    model = _table(raw, "models", alias)
+    model = _named(raw, "models", alias)
     provider_name = _text(model, "provider", "")
-    provider = _table(raw, "providers", provider_name)
-    oauth = provider.get("oauth")
-    key = _text(oauth, "key", "") if isinstance(oauth, dict) else ""
+    provider = _named(raw, "providers", provider_name)
+    key = _text(_table(provider, "oauth"), "key", "").rsplit("/", 1)[-1]
     if not key:
         raise ConfigError(
             f'provider "{provider_name}" names no credential',
             hint='set oauth = {storage = "file", key = "oauth/kimi-code"}',
         )
-    loop = raw.get("loop_control", {})
-    attempts = loop.get("max_attempts_per_step")
-    defaults = LoopControl()
+    capabilities = model.get("capabilities", [])
+    headers = _table(provider, "custom_headers")
     return ContainerSettings(
         alias=alias,
         model=_text(model, "model", alias),
-        max_context_size=int(model.get("max_context_size", 200_000)),
-        thinking=bool(raw.get("default_thinking", False)),
-        capabilities=frozenset(str(c) for c in model.get("capabilities", [])),
+        max_context_size=_number(model, "max_context_size", 200_000),
+        thinking=raw.get("default_thinking", False) is True,
+        capabilities=frozenset(map(str, capabilities if isinstance(capabilities, list) else [])),
         base_url=_text(provider, "base_url", "").rstrip("/"),
-        credential_file=home / ".kimi" / "credentials" / f"{key.rsplit('/', 1)[-1]}.json",
-        custom_headers={str(k): str(v) for k, v in provider.get("custom_headers", {}).items()},
-        loop=LoopControl(
-            max_steps_per_turn=int(loop.get("max_steps_per_turn", defaults.max_steps_per_turn)),
-            max_retries_per_step=int(attempts) - 1
-            if attempts is not None
-            else int(loop.get("max_retries_per_step", defaults.max_retries_per_step)),
-            max_ralph_iterations=int(
-                loop.get("max_ralph_iterations", defaults.max_ralph_iterations)
-            ),
-            reserved_context_size=int(
-                loop.get("reserved_context_size", defaults.reserved_context_size)
-            ),
+        credential_file=home / ".kimi" / "credentials" / f"{key}.json",
+        custom_headers={name: str(value) for name, value in headers.items()},
+        loop=_loop(_table(raw, "loop_control")),
+        model_socket=_text(_table(raw, "nanokimi"), "model_socket", ""),
+    )
+
+
+def _loop(table: dict[str, Any]) -> LoopControl:
+    defaults = LoopControl()
+    retries = _number(table, "max_retries_per_step", defaults.max_retries_per_step)
+    return LoopControl(
+        max_steps_per_turn=_number(table, "max_steps_per_turn", defaults.max_steps_per_turn),
+        max_retries_per_step=max(0, _number(table, "max_attempts_per_step", retries + 1) - 1),
+        max_ralph_iterations=_number(table, "max_ralph_iterations", defaults.max_ralph_iterations),
+        reserved_context_size=_number(
+            table, "reserved_context_size", defaults.reserved_context_size
         ),
-        model_socket=_text(raw.get("nanokimi", {}), "model_socket", ""),
     )
 
 
@@ -125,16 +125,28 @@ def read_token(path: Path) -> str:
     return token
 
 
-def _text(table: Any, key: str, default: str) -> str:
-    value = table.get(key, default) if isinstance(table, dict) else default
+def _text(table: dict[str, Any], key: str, default: str) -> str:
+    value = table.get(key, default)
     return value if isinstance(value, str) else default
 
 
-def _table(raw: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
-    tables = raw.get(kind)
-    table = tables.get(name) if isinstance(tables, dict) else None
+def _number(table: dict[str, Any], key: str, default: int) -> int:
+    value = table.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{key} is not a whole number", hint="write digits, without quotes")
+    return value
+
+
+def _table(table: dict[str, Any], key: str) -> dict[str, Any]:
+    value = table.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _named(raw: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+    tables = _table(raw, kind)
+    table = tables.get(name)
     if not isinstance(table, dict):
-        known = ", ".join(sorted(tables)) if isinstance(tables, dict) and tables else "none"
+        known = ", ".join(sorted(tables)) or "none"
         raise ConfigError(
             f'[{kind}."{name}"] is not in the config (there: {known})',
             hint="add the table, or correct the name that refers to it",

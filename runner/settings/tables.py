@@ -1,0 +1,223 @@
+"""The tables of ``config.toml`` as types: pydantic models, frozen, unknown keys refused.
+
+The keys of kimi-cli keep their meaning; the other tables are ours. A model checks what one value
+can say about itself; what two keys must agree on is in ``rules``. Defaults here are the defaults:
+``template`` and ``docs/configuration.md`` repeat them, and tests hold all three together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from runner.model import MAX_ID_CHARS
+from runner.settings import texts
+from runner.settings.secret import Secret
+from runner.settings.units import Duration, Size, Wait
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+Text = Annotated[str, Field(min_length=1, max_length=512)]
+Url = Annotated[str, AfterValidator(texts.http_url)]
+OptionalUrl = Annotated[str, AfterValidator(texts.optional_http_url)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
+Capability = Annotated[str, AfterValidator(texts.capability)]
+Command = Annotated[tuple[str, ...], BeforeValidator(texts.engine)]
+Headers = Annotated[dict[str, str], AfterValidator(texts.headers)]
+Trigger = Annotated[str, Field(max_length=200)]
+Network = Literal["isolated", "open"]
+Backend = Literal["auto", "docker", "process"]
+ProviderType = Literal["kimi", "openai", "openai_legacy", "anthropic"]
+
+
+class Table(BaseModel):
+    """What all tables share. Strict: ``"5"`` is not 5; a list becomes a tuple."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Model(Table):
+    """``[models.ALIAS]``. ``model`` is the upstream id; sizes are tokens."""
+
+    provider: Name
+    model: Text
+    max_context_size: int = Field(200_000, ge=1024, le=100_000_000)
+    capabilities: tuple[Capability, ...] = Field((), strict=False)
+
+
+class OAuth(Table):
+    """``oauth = {storage, key, host}``: the last component of ``key`` names the token file."""
+
+    storage: Annotated[str, AfterValidator(texts.storage)] = "file"
+    key: Annotated[str, AfterValidator(texts.oauth_key)]
+    host: Url = "https://auth.kimi.com"
+
+    @property
+    def credential_file(self) -> str:
+        """File name in the credentials directory: ``oauth/kimi-code`` → ``kimi-code.json``."""
+        return f"{self.key.rsplit('/', 1)[-1]}.json"
+
+
+class Provider(Table):
+    """``[providers.NAME]``: ``oauth`` or ``api_key``; ``base_url`` has no slash at its end."""
+
+    type: ProviderType = "kimi"
+    base_url: Url
+    api_key: Secret = Secret("")
+    oauth: OAuth | None = None
+    custom_headers: Headers = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def oauth_host(self) -> str:
+        """Where its login happens; empty when it uses an API key."""
+        return self.oauth.host if self.oauth else ""
+
+
+class LoopControl(Table):
+    """``[loop_control]``. Attempts and retries per step are one setting: attempts = retries + 1."""
+
+    max_steps_per_turn: int = Field(100, ge=1, le=10_000)
+    max_retries_per_step: int | None = Field(None, ge=0, le=100)
+    max_attempts_per_step: int | None = Field(None, ge=1, le=101)
+    max_ralph_iterations: int = Field(0, ge=-1, le=10_000)
+    reserved_context_size: int = Field(50_000, ge=0, le=100_000_000)
+
+    @property
+    def retries(self) -> int:
+        """Tries of one step after the first; 3 unless the config says otherwise."""
+        if self.max_attempts_per_step is not None:
+            return self.max_attempts_per_step - 1
+        return 3 if self.max_retries_per_step is None else self.max_retries_per_step
+
+
+class Service(Table):
+    """A service of kimi-cli. Read so that its config loads; not used here."""
+
+    base_url: OptionalUrl = ""
+    api_key: Secret = Secret("")
+    oauth: OAuth | None = None
+    custom_headers: Headers = Field(default_factory=dict)
+
+
+class Services(Table):
+    """``[services]``: may be empty."""
+
+    moonshot_search: Service | None = None
+    moonshot_fetch: Service | None = None
+
+
+class Host(Table):
+    """``[host]``: how many sandboxes, and how long anything may take. Durations are seconds."""
+
+    max_containers: int = Field(5, ge=1, le=10_000)
+    idle_timeout: Wait = 1800.0
+    turn_timeout: Wait = 1800.0
+    max_attempts: int = Field(5, ge=1, le=100)
+    trigger: Trigger = "@kimi"
+    max_queue: int = Field(100, ge=1, le=100_000)
+    auto_create: bool = True
+    grace: Duration = Field(20.0, ge=0, le=600)
+
+
+class Sandbox(Table):
+    """``[sandbox]``: where agents run and what they get. ``memory`` is bytes."""
+
+    backend: Backend = "auto"
+    image: Text = "nanokimi-agent"
+    network: Network = "isolated"
+    memory: Size = Field(GIB, ge=32 * MIB, le=1 << 50)
+    cpus: float = Field(1.0, ge=0.05, le=1024)
+    pids: int = Field(256, ge=16, le=1_000_000)
+    mounts_allowlist: tuple[Annotated[str, AfterValidator(texts.allowed)], ...] = Field(
+        (), strict=False
+    )
+    start_timeout: Wait = 60.0
+    stop_grace: Duration = Field(5.0, ge=0, le=600)
+
+
+class Server(Table):
+    """``[server]``: where the HTTP API listens."""
+
+    listen: Annotated[str, AfterValidator(texts.listen)] = "127.0.0.1:8420"
+    public_url: OptionalUrl = ""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """``(host, port)``; port 0 takes a free one."""
+        return texts.address(self.listen)
+
+
+class Store(Table):
+    """``[store]``: empty for SQLite in the data directory. Secret, since it may hold a password."""
+
+    url: Annotated[Secret, AfterValidator(texts.store_url)] = Secret("")
+
+
+class Gateway(Table):
+    """``[gateway]``: the model API for other clients."""
+
+    keys: tuple[Secret, ...] = Field((), strict=False)
+    thinking_repair: bool = True
+    cache: Literal["auto", "explicit", "off"] = "auto"
+
+
+class ModelEntry(Table):
+    """One ``[[model_list]]``. Entries with the same ``model_name`` form a pool."""
+
+    model_name: Name
+    model: Text
+    api_key: Secret
+    api_base: OptionalUrl = ""
+    proxy: OptionalUrl = ""
+    cooldown: Duration = Field(60.0, ge=0, le=86_400)
+    fallbacks: tuple[Name, ...] = Field((), strict=False)
+
+
+class Route(Table):
+    """``[routes.NAME]``: models in order of preference, and what is asked of them."""
+
+    chain: tuple[Name, ...] = Field(strict=False, min_length=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    max_tokens: int | None = Field(None, ge=1, le=100_000_000)
+    prompt: str = Field("", max_length=100_000)
+
+
+class Agent(Table):
+    """``[agent]``. ``engine`` is the command of an ACP agent; empty is the native one."""
+
+    engine: Command = ()
+
+
+class GroupLimits(Table):
+    """``limits`` of a group; what is left out comes from ``[sandbox]``."""
+
+    memory: Size | None = Field(None, ge=32 * MIB, le=1 << 50)
+    cpus: float | None = Field(None, ge=0.05, le=1024)
+    pids: int | None = Field(None, ge=16, le=1_000_000)
+
+
+class Mount(Table):
+    """One of a group's ``mounts``: the directory ``source`` at ``/mnt/<name>``.
+
+    ``name`` is the last component of ``source`` unless given. After loading, ``source`` is real:
+    no symbolic links are left in it.
+    """
+
+    source: Annotated[str, AfterValidator(texts.absolute)]
+    name: Annotated[str, AfterValidator(texts.mount_name)] = ""
+    mode: Literal["ro", "rw"] = "ro"
+
+
+class GroupTable(Table):
+    """``[groups."ID"]``: what differs for one group; ``None`` means as everywhere."""
+
+    trigger: Trigger | None = None
+    model: Name | None = None
+    engine: Command | None = None
+    network: Network | None = None
+    admin: bool = False
+    mounts: tuple[Mount, ...] = Field((), strict=False)
+    limits: GroupLimits = GroupLimits()

@@ -1,0 +1,151 @@
+"""The ``config.toml`` that ``nanokimi init`` writes: complete, commented, ready for a login.
+
+A line that begins with ``#`` and no space is a setting switched off: at its default, or an example.
+Tests load the text as it is and with all of those switched on, so the comments cannot rot.
+"""
+
+from __future__ import annotations
+
+
+def render_template() -> str:
+    """The text, ending in a newline."""
+    return _TEXT
+
+
+_TEXT = """\
+# nanokimi: the one file to edit. Changes are taken up while it runs: a good one counts for the
+# next sandbox, a bad one is reported and the old settings stay.
+#
+# Lines that begin with "#" and no space are switched off: defaults and examples. Durations are
+# "90s", "30m", "2h" or seconds; sizes "512m", "1g" or bytes. A secret may be written "env:NAME"
+# or "file:PATH". The environment variable NANOKIMI_<TABLE>__<KEY> overrides a key,
+# for example NANOKIMI_HOST__MAX_CONTAINERS=10.
+
+default_model = "kimi-code"     # a name from [models.*] below, never the provider's own id
+default_thinking = false        # let the model think before it answers
+default_yolo = true             # tools run without asking: the sandbox is the fence
+
+# --- Models: an alias of yours, and what it is called where it comes from --------------------
+
+[models.kimi-code]
+provider = "managed:kimi-code"  # a name from [providers.*]
+model = "kimi-for-coding"       # the provider's id: kimi-for-coding, k3, k3-256k
+max_context_size = 200000       # tokens
+capabilities = ["thinking"]     # image_in, video_in, thinking, always_thinking
+
+# An API key of the open platform instead (https://platform.moonshot.cn/): switch this on and set
+# default_model = "kimi-key".
+#[models.kimi-key]
+#provider = "moonshot"
+#model = "kimi-k2.6"            # kimi-k3, kimi-k2.7-code, kimi-k2.6
+#max_context_size = 262144
+#capabilities = ["thinking", "image_in"]
+
+# Anything else that speaks the OpenAI chat completions format.
+#[models.local]
+#provider = "local"
+#model = "qwen3-coder"
+#max_context_size = 131072
+#capabilities = []
+
+# --- Providers: where models are, and how to be let in ---------------------------------------
+
+# A Kimi Code subscription: run `nanokimi login` once.
+[providers."managed:kimi-code"]
+type = "kimi"                   # kimi, openai, openai_legacy, anthropic (gateway only)
+base_url = "https://api.kimi.com/coding/v1"
+api_key = ""                    # stays empty: it is either a login or a key
+# The login is kept in credentials/kimi-code.json. Another login server: add host = "https://…".
+oauth = { storage = "file", key = "oauth/kimi-code" }
+#custom_headers = { X-Team = "chat" }  # sent with each request
+
+#[providers.moonshot]
+#type = "kimi"
+#base_url = "https://api.moonshot.cn/v1"
+#api_key = "env:MOONSHOT_API_KEY"
+
+#[providers.local]
+#type = "openai"
+#base_url = "http://127.0.0.1:8000/v1"
+#api_key = "file:credentials/local-key"  # paths are relative to this file
+#env = {}                       # a key of kimi-cli; read, not used
+
+# --- The agent's loop ------------------------------------------------------------------------
+
+[loop_control]
+max_steps_per_turn = 100        # model calls in one turn
+max_retries_per_step = 3        # after a failure that may pass; newer name, counting the first try:
+#max_attempts_per_step = 4
+max_ralph_iterations = 0        # extra rounds after each message; -1 is without limit
+reserved_context_size = 50000   # tokens kept free; less than that left: the talk is summed up
+
+[services]
+#moonshot_search = {}           # services of kimi-cli: read, not used
+#moonshot_fetch = {}
+
+# --- The host --------------------------------------------------------------------------------
+
+[host]
+#max_containers = 5             # sandboxes at one time; groups beyond that wait their turn
+#idle_timeout = "30m"           # a sandbox without work ends after this
+#turn_timeout = "30m"           # a turn that takes longer is ended
+#max_attempts = 5               # tries of one turn before it is reported as failed
+#trigger = "@kimi"              # a message with this text wakes the agent; "" answers everything
+#max_queue = 100                # messages that may wait in one group
+#auto_create = true             # a group comes to life with its first message
+#grace = "20s"                  # what running turns get when the host is stopped
+
+[sandbox]
+#backend = "auto"               # docker, process, or auto: docker when an engine answers
+#image = "nanokimi-agent"       # made by `nanokimi build`
+#network = "isolated"           # no network, the model through a socket; or "open"
+#memory = "1g"
+#cpus = 1.0
+#pids = 256                     # processes and threads
+#mounts_allowlist = ["/srv"]    # default: []. What groups may mount; "/path:rw" also for writing
+#start_timeout = "60s"          # a sandbox that is not ready by then is given up
+#stop_grace = "5s"              # between the polite stop and the kill
+
+[server]
+#listen = "127.0.0.1:8420"      # the HTTP API
+#public_url = ""                # how others reach it, when a proxy stands before it
+
+[store]
+#url = ""                       # "" is SQLite in this directory; or postgresql://…
+
+[gateway]
+#keys = []                      # keys that other clients use the model API with
+#thinking_repair = true         # put lost reasoning back into the history
+#cache = "auto"                 # auto, explicit, off
+
+[agent]
+#engine = "native"              # or the command of an ACP agent: ["kimi", "acp"]
+
+# --- One group: what is left out is as everywhere --------------------------------------------
+
+#[groups."team@example.com"]
+#trigger = ""
+#model = "kimi-code"
+#engine = "native"
+#network = "open"
+#admin = false                  # may this group manage others
+#mounts = [{ source = "/srv", name = "shared", mode = "ro" }]  # read there as /mnt/shared
+#limits = { memory = "2g", cpus = 2.0, pids = 512 }
+
+# --- The gateway's models: entries with one model_name form a pool ---------------------------
+
+#[[model_list]]
+#model_name = "deepseek"
+#model = "deepseek/deepseek-chat"
+#api_key = "env:DEEPSEEK_API_KEY"
+#api_base = ""                  # "" is the vendor's own
+#proxy = ""                     # an HTTP proxy for this entry: "http://localhost:7890"
+#cooldown = "60s"               # how long an entry rests after a failure
+#fallbacks = ["kimi-code"]      # model_name or alias to try next
+
+#[routes.fast]
+#chain = ["kimi-code", "deepseek"]
+#temperature = 0.3
+#max_tokens = 4000
+#prompt = "Answer briefly."
+"""

@@ -14,8 +14,10 @@ from typing import Any, get_origin
 
 from runner.settings import catalog
 from runner.settings.explain import is_table, plain, step, unknown_key
-from runner.settings.problem import Problem, Where
+from runner.settings.problem import Problem, Where, Wrong
 from runner.settings.schema import Settings
+from runner.settings.tables import Server
+from runner.settings.texts import address
 
 PREFIX = "NANOKIMI_"
 MAX_VALUE = 64 * 1024
@@ -116,6 +118,7 @@ def _older_names(
     raw: dict[str, Any], environ: Mapping[str, str]
 ) -> Iterator[tuple[str, Where, object]]:
     """``(variable, key path, value)`` for the names that other systems have given."""
+    yield from _listen(raw, environ)
     providers = raw.get("providers")
     tables = providers if isinstance(providers, dict) else {}
     for name, table in tables.items():
@@ -140,6 +143,20 @@ def _older_names(
             for variable in ("KIMI_OAUTH_HOST", "KIMI_CODE_OAUTH_HOST"):  # the second one wins
                 if value := environ.get(variable):
                     yield variable, (*here, "oauth", "host"), value
+
+
+def _listen(raw: dict[str, Any], environ: Mapping[str, str]) -> Iterator[tuple[str, Where, object]]:
+    server = raw.get("server")
+    listen = server.get("listen") if isinstance(server, dict) else None
+    try:
+        host, port = address(listen if isinstance(listen, str) else Server().listen)
+    except Wrong:
+        return  # the file is wrong there, and validation will say so
+    new_host, new_port = environ.get("PROXY_HOST") or host, environ.get("PROXY_PORT") or str(port)
+    if (new_host, new_port) != (host, str(port)):
+        variable = "PROXY_HOST" if new_host != host else "PROXY_PORT"
+        shown = f"[{new_host}]" if ":" in new_host else new_host
+        yield variable, ("server", "listen"), f"{shown}:{new_port}"
 
 
 def _serves(base_url: str, service: catalog.Service) -> bool:

@@ -24,7 +24,6 @@ _EXPECTED = {
     "model_attributes_type": "a table",
     "tuple_type": "a list",
     "int_from_float": "a whole number",
-    "finite_number": "a finite number",
 }
 _EXAMPLES = {
     "a table": "write [{where}] with its keys below",
@@ -55,14 +54,16 @@ def explain(error: ValidationError) -> list[Problem]:
 def _one(
     where: Where, kind: str, message: str, given: object, context: Mapping[str, Any]
 ) -> Problem:
-    if where and where[-1] == "[key]":  # pydantic's way to say: the key itself, not its value
-        where = where[:-1]
     if kind == "extra_forbidden":
         return unknown_key(where, fields_at(where[:-1]))
+    if where[-1:] == ("[key]",):  # pydantic's way to say: the key itself, not its value
+        where = where[:-1]
     if kind == "missing":
         return Problem(where, "is missing", f"add {shorten(str(where[-1]))} = … to that table")
     if kind == "value_error" and isinstance(wrong := context.get("error"), Wrong):
         return Problem(where, wrong.text, wrong.fix)
+    if kind == "finite_number":
+        return Problem(where, "must be a finite number", _EXAMPLES["a number"])
     if (expected := _EXPECTED.get(kind)) is not None:
         fix = _EXAMPLES.get(expected, "").format(where=dotted(where))
         return Problem(where, f"must be {expected}, not {_kind_of(given)}", fix)

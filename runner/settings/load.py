@@ -42,8 +42,8 @@ def parse_settings(raw: Mapping[str, Any], environ: Mapping[str, str], *, path: 
 
     Secrets in files and the data directory are taken as relative to the parent of ``path``.
     """
-    overlaid = overlay(raw, environ)
     try:
+        overlaid = overlay(raw, environ)
         settings = Settings.model_validate(overlaid.raw, context={"base": path.parent})
     except ValidationError as e:
         found = [_with_origin(p, overlaid.origins) for p in explain(e)]
@@ -54,7 +54,15 @@ def parse_settings(raw: Mapping[str, Any], environ: Mapping[str, str], *, path: 
     found = [_with_origin(p, overlaid.origins) for p in [*rules.problems(settings), *refused]]
     if overlaid.problems or found:
         raise to_error(path, [*overlaid.problems, *found])
-    return settings.with_warnings(tuple(rules.warnings(settings)))
+    return settings.with_warnings((*rules.warnings(settings), *_notes(overlaid.origins)))
+
+
+def _notes(origins: Mapping[Where, str]) -> list[str]:
+    """Names so general that they may have been set for something else."""
+    variable = origins.get(("server", "listen"), "")
+    if not variable.startswith("PROXY_"):
+        return []
+    return [f"server.listen comes from {variable}; NANOKIMI_SERVER__LISTEN is the clearer name"]
 
 
 def _with_origin(problem: Problem, origins: Mapping[Where, str]) -> Problem:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from runner.settings.problem import Problem, Where
+from runner.settings.problem import Problem, Where, Wrong
 from runner.settings.schema import Settings
 from runner.settings.tables import GroupTable, Mount
-from runner.settings.texts import RW
+from runner.settings.texts import RW, mount_name
 
 SECRET_NAMES = frozenset(
     {
@@ -86,7 +86,10 @@ def _one(mount: Mount, allowlist: tuple[str, ...], root: Path, where: Where) -> 
             f'is "rw", but sandbox.mounts_allowlist allows {mount.source} read-only',
             'write "ro", or put ":rw" behind the path in the allowlist',
         )
-    return Mount(source=str(real), name=name, mode=mount.mode)
+    try:
+        return Mount(source=str(real), name=mount_name(name), mode=mount.mode)
+    except Wrong as e:
+        return Problem((*where, "name"), e.text, f"add name = …: {e.fix}")
 
 
 def _refused(real: Path, root: Path) -> str:

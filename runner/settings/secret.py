@@ -47,7 +47,7 @@ class Secret:
                 )
             return value
         if kind == "file":
-            return _read(Path(self._base or Path(), Path(rest).expanduser()))
+            return _read(self._base or Path(), rest)
         return self._source.strip()
 
     @property
@@ -91,22 +91,27 @@ class Secret:
         return cls(value, base if isinstance(base, Path) else None)
 
 
-def _read(path: Path) -> str:
+def _read(base: Path, name: str) -> str:
+    path = base / name
     try:
+        path = base / Path(name).expanduser()
         # Without blocking, so that a pipe under this name cannot hang the host.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as e:
+    except (OSError, RuntimeError) as e:  # RuntimeError: a ~user that does not exist
         raise ConfigError(
-            f"the secret file {path} cannot be read: {e.strerror}",
+            f"the secret file {path} cannot be read: {getattr(e, 'strerror', None) or e}",
             hint="write the secret into that file, readable for this user only (0600)",
         ) from None
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ConfigError(
-                f"the secret file {path} is not a regular file",
-                hint="name a plain file that holds nothing but the secret",
-            )
-        data = file.read(MAX_BYTES + 1)
+    try:
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        data = os.read(fd, MAX_BYTES + 1) if regular else b""
+    finally:
+        os.close(fd)
+    if not regular:
+        raise ConfigError(
+            f"the secret file {path} is not a regular file",
+            hint="name a plain file that holds nothing but the secret",
+        )
     try:
         value = data.decode("utf-8").strip()
     except UnicodeDecodeError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.demo.directives import script_for_directives
 from runner.demo.script import Script, Step
-from runner.demo.sentences import script_for_sentence
+from runner.demo.sentences import script_for_sentence, script_for_summary
 from runner.demo.talk import Message, Talk, read_talk
 
 
@@ -21,7 +21,9 @@ def next_step(
     that is not among ``tools`` is never called: the answer says that it is missing.
     """
     talk = read_talk(messages, tools)
-    script = script_for_directives(talk.chat) or script_for_sentence(talk)
+    script = (
+        script_for_summary(talk) or script_for_directives(talk.chat) or script_for_sentence(talk)
+    )
     step = _step_of(script, talk)
     return step if thinking else replace(step, reasoning="")
 

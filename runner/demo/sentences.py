@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from runner.demo.directives import script_for_directives
 from runner.demo.script import Call, Script
 from runner.demo.talk import Talk, outside_frames
 
@@ -23,10 +24,21 @@ _READ = re.compile(r"^\s*(?:please\s+)?read\s+(?P<path>\S+?)[.!]?\s*$", re.IGNOR
 _NUMBERED = re.compile(r"^\s*\d+\t")
 
 
+def script_for_summary(talk: Talk) -> Script | None:
+    """A summary, when an engine that compacts asks for one in its own words.
+
+    Frames in its request are quotes: what they say is not done. It keeps each word to remember.
+    """
+    own_words = outside_frames(talk.prompt)
+    if not _SUMMARY.search(own_words) or script_for_directives(own_words):
+        return None
+    told = dict.fromkeys(_words((*talk.earlier, talk.chat, talk.prompt)))
+    kept = "".join(f" The user said: remember the word {word}." for word in told)
+    return Script(answer=f"Summary of {len(talk.earlier)} earlier messages.{kept}")
+
+
 def script_for_sentence(talk: Talk) -> Script:
     """What to do for the newest message; always something."""
-    if _asks_for_summary(talk):
-        return Script(answer=_summary(talk))
     chat = talk.chat
     last = _bare(talk.results[-1]) if talk.results else ""
     if found := _WRITE.search(chat):
@@ -57,17 +69,6 @@ def script_for_sentence(talk: Talk) -> Script:
 
 def _call(name: str, **arguments: str) -> Call:
     return Call(name, json.dumps(arguments, ensure_ascii=False))
-
-
-def _asks_for_summary(talk: Talk) -> bool:
-    """An engine that compacts asks in its own words; frames in its request are only quoted."""
-    return bool(_SUMMARY.search(outside_frames(talk.prompt)))
-
-
-def _summary(talk: Talk) -> str:
-    told = dict.fromkeys(_words((*talk.earlier, talk.chat, talk.prompt)))
-    kept = "".join(f" The user said: remember the word {word}." for word in told)
-    return f"Summary of {len(talk.earlier)} earlier messages.{kept}"
 
 
 def _words(texts: tuple[str, ...]) -> list[str]:

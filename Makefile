@@ -1,0 +1,40 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need by themselves.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= auto
+
+.PHONY: demo test lint unit integration bench clean
+
+demo: $(VENV)/.ready
+	@$(BIN)/nanokimi demo
+
+test: lint
+	@$(BIN)/pytest -n $(JOBS)
+
+lint: $(VENV)/.ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --cache-dir $(VENV)/.import_linter
+
+unit: $(VENV)/.ready
+	@$(BIN)/pytest -n $(JOBS) tests/unit
+
+integration: $(VENV)/.ready
+	@$(BIN)/pytest -n $(JOBS) tests/integration tests/acceptance
+
+bench: $(VENV)/.ready
+	@$(BIN)/python -m bench
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: $(PYTHON) is older than 3.11" >&2; \
+	      echo "hint: make PYTHON=python3.13" >&2; exit 2; }
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

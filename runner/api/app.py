@@ -1,0 +1,180 @@
+"""The ASGI application: routes, errors in one shape, the bearer token, the limits."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from runner import __version__
+from runner.api.bodies import ErrorBody, ErrorOut, Readiness
+from runner.api.routes import HostIn, router
+from runner.errors import (
+    BusyError,
+    ConflictError,
+    NanokimiError,
+    NotFoundError,
+    PermanentError,
+    TemporaryError,
+)
+from runner.host.app import Host
+
+MAX_BODY = 1024 * 1024
+
+_STATUS = {
+    "host_stopping": 503,
+    "message_too_long": 413,
+    "unauthorized": 401,
+    "body_too_large": 413,
+    "group_deleting": 409,
+}
+
+
+_bearer = HTTPBearer(auto_error=False, description="data/credentials/api-token")
+
+
+def create_app(host: Host, token: str) -> FastAPI:
+    """The API of a running host; every call below ``/api`` needs ``token`` as its bearer."""
+
+    async def authorised(
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    ) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
+            raise PermanentError(
+                "no valid bearer token",
+                hint="send Authorization: Bearer with the content of data/credentials/api-token",
+                code="unauthorized",
+            )
+
+    app = FastAPI(
+        title="nanokimi",
+        version=__version__,
+        description="Every chat group has its own AI agent. Send messages, stream the answers.",
+    )
+    app.state.host = host
+    app.include_router(router, dependencies=[Depends(authorised)])
+    app.add_api_route("/health", health, tags=["state"], summary="The process lives")
+    app.add_api_route("/ready", ready, tags=["state"], summary="It can answer messages")
+    app.add_exception_handler(NanokimiError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_middleware(_Limits)
+    return app
+
+
+async def health() -> dict[str, str]:
+    """200 as long as the process answers."""
+    return {"status": "ok", "version": __version__}
+
+
+async def ready(host: HostIn) -> JSONResponse:
+    """200 when store, sandbox engine and login are usable, else 503 with what is wrong."""
+    report = Readiness(ready=True, checks=await host.readiness())
+    report.ready = all(v == "ok" for v in report.checks.values())
+    return JSONResponse(report.model_dump(), 200 if report.ready else 503)
+
+
+class _Limits:
+    """Bounds the body, and keeps an encoded slash inside its path segment.
+
+    Servers decode a path before routing, which would turn the id ``a%2Fb`` into two segments; it
+    travels as NUL instead, which no id may hold.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        if b"%00" in raw:
+            await _json(422, "bad_group_id", "a NUL in the path")(scope, receive, send)
+            return
+        if b"%2f" in raw.lower():
+            kept = raw.replace(b"%2F", b"%00").replace(b"%2f", b"%00")
+            scope = {**scope, "path": unquote(kept.decode("latin-1"))}
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > MAX_BODY:
+            await _too_large()(scope, receive, send)
+            return
+        left = MAX_BODY
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413)
+            return message
+
+        await self._app(scope, counted, send)
+
+
+async def _on_error(_request: Request, e: Exception) -> JSONResponse:
+    assert isinstance(e, NanokimiError)
+    headers = {}
+    if isinstance(e, TemporaryError) and e.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(e.retry_after)))
+    if e.code == "unauthorized":
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(ErrorOut.of(e).model_dump(), status_of(e), headers)
+
+
+def status_of(e: NanokimiError) -> int:
+    """The HTTP status of one of our errors."""
+    if e.code in _STATUS:
+        return _STATUS[e.code]
+    match e:
+        case NotFoundError():
+            return 404
+        case ConflictError():
+            return 409
+        case BusyError():
+            return 429
+        case TemporaryError():
+            return 503
+        case _:
+            return 422
+
+
+async def _on_invalid(_request: Request, e: Exception) -> JSONResponse:
+    assert isinstance(e, RequestValidationError)
+    found: list[dict[str, Any]] = list(e.errors())
+    if any(f["type"] == "json_invalid" for f in found):
+        return _json(400, "bad_json", "the body is not JSON", "send a JSON object")
+    told = "; ".join(
+        f"{'.'.join(str(p) for p in f['loc'] if p != 'body') or 'body'}: {f['msg']}"
+        for f in found[:10]
+    )
+    return _json(422, "invalid_request", told[:2000], "see /docs for what this call takes")
+
+
+async def _on_http(_request: Request, e: Exception) -> JSONResponse:
+    assert isinstance(e, HTTPException)
+    if e.status_code == 413:
+        return _too_large()
+    hint = "see /docs for the calls there are" if e.status_code in (404, 405) else ""
+    return _json(e.status_code, "http_error", str(e.detail), hint)
+
+
+def _too_large() -> JSONResponse:
+    return _json(
+        413,
+        "body_too_large",
+        f"the body has more than {MAX_BODY} bytes",
+        "send it in parts, or put the text into a file of the workspace",
+    )
+
+
+def _json(status: int, code: str, message: str, hint: str = "") -> JSONResponse:
+    body = ErrorOut(error=ErrorBody(code=code, message=message, hint=hint))
+    return JSONResponse(body.model_dump(), status)

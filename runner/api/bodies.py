@@ -1,0 +1,156 @@
+"""What the API takes and gives, as pydantic models: they are its documentation too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from runner.errors import NanokimiError
+from runner.host.dispatcher import usage_json
+from runner.model import Group, Message, Turn
+
+
+class MessageIn(BaseModel):
+    """A chat message for a group's agent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = Field(description="What was said.", examples=["@kimi what is in my workspace?"])
+    sender: str = Field("", max_length=256, description="Who said it, as the agent shall see it.")
+    external_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="The chat platform's id of the message: the same id twice is one message.",
+    )
+    direct: bool = Field(False, description="A one-to-one chat: answered without the trigger word.")
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="Kept with the message and given back."
+    )
+
+
+class MessageAccepted(BaseModel):
+    """The message is on disk."""
+
+    message_id: str
+    group: str
+    duplicate: bool
+    wakes: bool = Field(
+        description="False: it has no trigger word, so it waits as context for a later message."
+    )
+    hint: str = ""
+
+
+class TurnResult(BaseModel):
+    """How the turn of a message ended."""
+
+    message_id: str
+    turn_id: str
+    status: str = Field(examples=["done", "cancelled", "failed"])
+    text: str
+    usage: dict[str, int | None] | None = None
+    error: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, message_id: str, turn: Turn) -> TurnResult:
+        return cls(
+            message_id=message_id,
+            turn_id=turn.id,
+            status=str(turn.state),
+            text=turn.text,
+            usage=usage_json(turn.usage),
+            error=turn.error,
+        )
+
+
+class MessageOut(BaseModel):
+    """A message of the history; ``seq`` is the ``after`` of the next page."""
+
+    message_id: str
+    seq: int
+    sender: str
+    text: str
+    state: str
+    turn_id: str | None
+    external_id: str | None
+    created_at: float
+    metadata: dict[str, Any]
+
+    @classmethod
+    def of(cls, m: Message) -> MessageOut:
+        return cls(
+            message_id=m.id,
+            seq=m.seq,
+            sender=m.sender,
+            text=m.text,
+            state=str(m.state),
+            turn_id=m.turn_id,
+            external_id=m.external_id,
+            created_at=m.created_at,
+            metadata=m.metadata,
+        )
+
+
+class MessagePage(BaseModel):
+    messages: list[MessageOut]
+
+
+class GroupOut(BaseModel):
+    """A group and what it is doing. ``sandbox``: ``none``, ``busy`` or ``idle`` …"""
+
+    group: str
+    folder: str
+    session_id: str
+    created_at: float
+    sandbox: str
+    running_turn: str | None
+    waiting: int
+
+    @classmethod
+    def of(cls, group: Group, sandbox: str, running: Turn | None, waiting: int) -> GroupOut:
+        return cls(
+            group=group.id,
+            folder=group.folder,
+            session_id=group.session_id,
+            created_at=group.created_at,
+            sandbox=sandbox,
+            running_turn=running.id if running else None,
+            waiting=waiting,
+        )
+
+
+class GroupList(BaseModel):
+    groups: list[GroupOut]
+
+
+class Cancelled(BaseModel):
+    turn_id: str
+    cancelled: bool
+
+
+class Stopped(BaseModel):
+    stopped: bool = Field(description="False when the group had no sandbox.")
+
+
+class ErrorBody(BaseModel):
+    code: str
+    message: str
+    hint: str
+
+
+class ErrorOut(BaseModel):
+    """Every error has this shape."""
+
+    error: ErrorBody
+
+    @classmethod
+    def of(cls, e: NanokimiError) -> ErrorOut:
+        return cls(error=ErrorBody(code=e.code, message=e.message, hint=e.hint))
+
+
+class Readiness(BaseModel):
+    """``checks``: what was looked at, each ``ok`` or a sentence that says what is wrong."""
+
+    ready: bool
+    checks: dict[str, str]

@@ -1,0 +1,84 @@
+"""The HTTP API as a client sees it: what the commands use to talk to a running host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from runner.errors import NanokimiError, TemporaryError
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One event of a stream."""
+
+    kind: str
+    data: dict[str, Any]
+
+
+class Api:
+    """The HTTP API as the commands use it. Errors come back as the errors they were."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            headers={"authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(60.0, read=None),
+            trust_env=False,
+        )
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def call(self, method: str, path: str, **options: Any) -> Any:
+        """One call; gives the JSON of its answer. Raises: NanokimiError."""
+        try:
+            answer = await self._client.request(method, path, **options)
+        except httpx.HTTPError as e:
+            raise _unreachable(e) from None
+        if answer.is_error:
+            raise _error_of(answer.status_code, answer.content)
+        return answer.json() if answer.content else None
+
+    async def send(self, group: str, body: dict[str, Any]) -> AsyncGenerator[ServerEvent, None]:
+        """Post a message and stream its events until its turn has ended."""
+        path = f"{group_path(group)}/messages"
+        headers = {"accept": "text/event-stream"}
+        try:
+            async with self._client.stream("POST", path, json=body, headers=headers) as answer:
+                if answer.is_error:
+                    raise _error_of(answer.status_code, await answer.aread())
+                kind = ""
+                async for line in answer.aiter_lines():
+                    if line.startswith("event: "):
+                        kind = line[7:]
+                    elif line.startswith("data: "):
+                        yield ServerEvent(kind, json.loads(line[6:]))
+        except httpx.HTTPError as e:
+            raise _unreachable(e) from None
+
+
+def group_path(group: str) -> str:
+    """The path of a group's calls, whatever its id holds."""
+    return f"/api/groups/{quote(group, safe='')}"
+
+
+def _unreachable(e: httpx.HTTPError) -> NanokimiError:
+    return TemporaryError(
+        f"the host does not answer: {type(e).__name__} {e}".strip(),
+        hint="is `nanokimi serve` still running?",
+        code="host_unreachable",
+    )
+
+
+def _error_of(status: int, body: bytes) -> NanokimiError:
+    try:
+        told = json.loads(body)["error"]
+        return NanokimiError(str(told["message"]), hint=str(told["hint"]), code=str(told["code"]))
+    except (ValueError, KeyError, TypeError):
+        return NanokimiError(f"the host answered HTTP {status}", code="http_error")

@@ -1,0 +1,115 @@
+"""Serves the API of a host inside the running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from runner.api.app import create_app
+from runner.api.token import api_token
+from runner.errors import PermanentError
+from runner.host.app import open_host
+from runner.host.credentials import Credentials
+from runner.host.lock import host_lock
+from runner.sandbox.backend import open_spawner
+from runner.sandbox.spawner import Spawner
+from runner.settings.layout import Layout
+from runner.settings.schema import Settings
+
+CLOSE_DEADLINE = 3
+
+
+class _Server(uvicorn.Server):
+    """Signals are the caller's business: it drains turns before the sockets close."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
+    """Serve inside the block; gives the URL (port 0 takes a free one).
+
+    Raises:
+        PermanentError: the address cannot be listened on.
+    """
+    listener = _listen(host, port)
+    taken = listener.getsockname()[1]
+    server = _Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=CLOSE_DEADLINE,
+        )
+    )
+    task = asyncio.create_task(server.serve(sockets=[listener]), name="http server")
+    try:
+        await server.up.wait()
+        shown = f"[{host}]" if ":" in host else host
+        yield f"http://{shown}:{taken}"
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+@asynccontextmanager
+async def serving_host(
+    layout: Layout, settings: Settings, address: str, port: int
+) -> AsyncIterator[str]:
+    """A host with its API inside the block; gives the URL. At the end it drains."""
+
+    with host_lock(layout.host_lock) as lock:
+        credentials = Credentials(layout.credentials)
+
+        async def spawner(install: str) -> Spawner:
+            return await open_spawner(
+                settings.sandbox.backend, layout, install, image=settings.sandbox.image
+            )
+
+        try:
+            async with open_host(layout, settings, spawner, credentials) as host:
+                app = create_app(host, api_token(layout))
+                async with serving(app, address, port) as url:
+                    lock.announce(url)
+                    try:
+                        yield url
+                    finally:
+                        await host.drain()
+        finally:
+            await credentials.aclose()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+    except OSError as e:
+        listener.close()
+        raise PermanentError(
+            f"cannot listen on {host}:{port}: {e.strerror}",
+            hint="choose another [server] listen, or end what listens there",
+            code="cannot_listen",
+        ) from None
+    return listener

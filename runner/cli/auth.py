@@ -1,0 +1,133 @@
+"""``nanokimi login``, ``logout`` and ``auth status``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import httpx
+import typer
+
+from runner.cli.context import Context, context_of, run
+from runner.cli.output import err, note, out, show_json, table
+from runner.errors import ConfigError, LoginRequiredError
+from runner.host.credentials import LOGIN_DEADLINE, Credentials
+from runner.oauth import device
+from runner.oauth.headers import client_headers
+from runner.oauth.store import TokenStore
+
+if TYPE_CHECKING:
+    from runner.settings.tables import OAuth
+
+app = typer.Typer(help="Logins.", no_args_is_help=True)
+
+ProviderArgument = Annotated[
+    str | None, typer.Argument(help="A name in [providers.*]; without one, the default model's.")
+]
+
+
+def login(ctx: typer.Context, provider: ProviderArgument = None) -> None:
+    """Log in to a provider: shows a code and a URL, and waits until you have approved it."""
+    context = context_of(ctx)
+    run(lambda: _login(context, provider))
+
+
+async def _login(context: Context, provider: str | None) -> None:
+    name, oauth = _oauth(context, provider)
+    store = TokenStore(context.layout.credentials, oauth.key)
+    async with httpx.AsyncClient(timeout=LOGIN_DEADLINE, follow_redirects=False) as client:
+        with err.status(f"asking {oauth.host} for a code") as status:
+
+            def show(prompt: device.DevicePrompt) -> None:
+                err.print(f"Open   [bold]{prompt.verification_uri_complete}[/]")
+                err.print(f"Code   [bold]{prompt.user_code}[/]")
+                minutes = round(prompt.expires_in / 60)
+                status.update(f"waiting for your approval (at most {minutes} min)")
+
+            tokens = await device.login(
+                oauth.host,
+                on_prompt=show,
+                client=client,
+                headers=client_headers(context.layout.credentials),
+            )
+    store.save(tokens)
+    out.print(f"logged in to {name}")
+
+
+def logout(ctx: typer.Context, provider: ProviderArgument = None) -> None:
+    """Forget the login of a provider on this machine."""
+    context = context_of(ctx)
+    name, oauth = _oauth(context, provider)
+    if TokenStore(context.layout.credentials, oauth.key).delete():
+        out.print(f"logged out of {name}")
+    else:
+        note(f"there was no login for {name}")
+
+
+@app.command("status")
+def status(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
+) -> None:
+    """Every provider, how we are known there, and for how long. Never prints a token."""
+    context = context_of(ctx)
+    rows = run(lambda: _status(context))
+    if as_json:
+        show_json(rows)
+    else:
+        shown = table("PROVIDER", "BY", "STATE", "SCOPE", "TOKEN FOR", "LAST FAILURE")
+        for r in rows:
+            left = r["expires_at"] - time.time() if r["expires_at"] else None
+            shown.add_row(
+                r["provider"],
+                r["by"],
+                r["state"],
+                r["scope"] or "-",
+                "-" if left is None else f"{max(0, left) / 60:.0f} min",
+                r["last_failure"] or "-",
+            )
+        out.print(shown)
+    if any(r["state"] in ("lost", "absent") for r in rows if r["used"]):
+        raise LoginRequiredError("the default model's login is missing", hint="nanokimi login")
+
+
+async def _status(context: Context) -> list[dict[str, Any]]:
+    settings = context.settings()
+    used = settings.for_group("status").provider_name
+    credentials = Credentials(context.layout.credentials)
+    rows: list[dict[str, Any]] = []
+    try:
+        for name, provider in settings.providers.items():
+            row: dict[str, Any] = {"provider": name, "used": name == used}
+            if provider.oauth is not None:
+                login = asdict(credentials.login(provider.oauth).status())
+                rows.append({**row, "by": "login", **login, "state": str(login["state"])})
+            else:
+                state = "ok"
+                try:
+                    provider.api_key.reveal()
+                except ConfigError:
+                    state = "absent"
+                row |= {"by": "api key", "state": state, "scope": "", "expires_at": None}
+                rows.append({**row, "last_refresh": None, "last_failure": ""})
+    finally:
+        await credentials.aclose()
+    return rows
+
+
+def _oauth(context: Context, provider: str | None) -> tuple[str, OAuth]:
+    settings = context.settings()
+    name = provider or settings.for_group("login").provider_name
+    if name not in settings.providers:
+        raise ConfigError(
+            f'there is no [providers."{name}"]',
+            hint=f"known: {', '.join(sorted(settings.providers)) or 'none'}",
+        )
+    oauth = settings.providers[name].oauth
+    if oauth is None:
+        raise ConfigError(
+            f'[providers."{name}"] uses an API key, there is nothing to log in to',
+            hint='for a login, give it oauth = {storage = "file", key = "oauth/kimi-code"}',
+        )
+    return name, oauth

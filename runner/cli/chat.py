@@ -1,0 +1,163 @@
+"""``nanokimi chat``: talk to a group's agent from a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from runner.api.client import Api, ServerEvent, group_path
+from runner.cli.connection import connect
+from runner.cli.context import Context, context_of, run
+from runner.cli.output import err, note, show_error
+from runner.errors import NanokimiError, PermanentError
+
+# Where a turn's failure leaves the command (see the exit codes in the docs).
+_EXIT_CODES = {"login_required": 3, "engine_unavailable": 4, "image_missing": 4}
+
+
+def chat(
+    ctx: typer.Context,
+    group: Annotated[str, typer.Argument(help="The group to talk in.")] = "terminal",
+    message: Annotated[
+        str | None, typer.Option("-m", "--message", help="One message instead of a conversation.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print events as JSON, one a line.")
+    ] = False,
+) -> None:
+    """Talk to a group's agent: the answer streams to stdout, notes go to stderr.
+
+    Ctrl-C cancels the running turn, a second one leaves.
+    """
+    context = context_of(ctx)
+    if message is None and not sys.stdin.isatty():
+        message = sys.stdin.read()
+    raise typer.Exit(run(lambda: _chat(context, group, message, as_json)))
+
+
+async def _chat(context: Context, group: str, message: str | None, as_json: bool) -> int:
+    if message is not None and not message.strip():
+        raise PermanentError("the message is empty", hint='say something: -m "hello"')
+    async with connect(context) as api:
+        if message is not None:
+            return await _say(api, group, message, as_json)
+        note(f"group {group}; an empty line or Ctrl-D leaves, Ctrl-C cancels a running turn")
+        while text := await _ask():
+            try:
+                await _say(api, group, text, as_json)
+            except NanokimiError as e:
+                show_error(e)
+        return 0
+
+
+async def _ask() -> str:
+    err.print("[bold]you>[/] ", end="")
+    line: str = await asyncio.to_thread(sys.stdin.readline)
+    return line.strip()
+
+
+async def _say(api: Api, group: str, text: str, as_json: bool) -> int:
+    """Send, show until the end; the exit code."""
+    show = _show_json if as_json else _Terminal().show
+    stop = asyncio.Event()
+    with _on_interrupt(stop):
+        work = asyncio.create_task(_stream(api, group, text, show), name="stream")
+        interrupted = asyncio.create_task(stop.wait(), name="interrupt")
+        await asyncio.wait({work, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            note("\ncancelling; Ctrl-C again leaves at once")
+            stop.clear()
+            interrupted = asyncio.create_task(stop.wait(), name="second interrupt")
+            try:
+                await api.call("POST", f"{group_path(group)}/cancel")
+            except NanokimiError as e:
+                if e.code != "nothing_running":
+                    raise
+            await asyncio.wait({work, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        interrupted.cancel()
+        if not work.done():
+            work.cancel()
+            return 130
+        return await work
+
+
+async def _stream(api: Api, group: str, text: str, show: Callable[[ServerEvent], None]) -> int:
+    body = {"text": text, "sender": "terminal", "direct": True}
+    async for event in api.send(group, body):
+        show(event)
+        if event.kind == "turn.finished":
+            return 130 if event.data["status"] == "cancelled" else 0
+        if event.kind == "turn.failed" and not event.data["will_retry"]:
+            show_error(
+                NanokimiError(str(event.data["message"]), hint=str(event.data.get("hint", "")))
+            )
+            return _EXIT_CODES.get(str(event.data["code"]), 1)
+    raise PermanentError(
+        "the stream ended before the turn did", hint="ask again: the host kept the message"
+    )
+
+
+class _Terminal:
+    """The answer to stdout as it comes; what the agent does, to stderr."""
+
+    def __init__(self) -> None:
+        self._mid_line = False
+
+    def show(self, event: ServerEvent) -> None:
+        data = event.data
+        match event.kind:
+            case "text.delta":
+                text = str(data["text"])
+                sys.stdout.write(text)
+                sys.stdout.flush()
+                self._mid_line = not text.endswith("\n")
+            case "text.reset":
+                self._note("the answer was cut and begins again:")
+                sys.stdout.write(str(data["text"]))
+            case "tool.started":
+                self._note(f"· {data['title']}")
+            case "tool.finished" if data["failed"]:
+                self._note(f"  failed: {str(data['output'])[:200]}")
+            case "turn.started" if data["attempt"] > 1:
+                self._note(f"attempt {data['attempt']}: the answer begins again")
+            case "turn.failed" if data["will_retry"]:
+                self._note(f"{data['message']}; again in {data['retry_in']:.0f} s")
+            case "turn.finished":
+                if data["status"] == "cancelled":
+                    self._note("cancelled")
+                elif data.get("stop_reason") not in ("end_turn", None):
+                    self._note(f"the agent stopped early: {data['stop_reason']}")
+                self._end_line()
+
+    def _note(self, text: str) -> None:
+        self._end_line()
+        note(text)
+
+    def _end_line(self) -> None:
+        if self._mid_line:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            self._mid_line = False
+
+
+def _show_json(event: ServerEvent) -> None:
+    line = json.dumps({"event": event.kind, **event.data}, ensure_ascii=False)
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _on_interrupt(event: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, event.set)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

@@ -1,0 +1,102 @@
+"""What every command needs: where the data is, the settings, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+import typer
+import uvloop
+
+from runner.settings.layout import Layout
+
+if TYPE_CHECKING:
+    from runner.settings.schema import Settings
+
+_T = TypeVar("_T")
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    CONSOLE = "console"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """``data`` is absolute; ``debug`` shows tracebacks."""
+
+    data: Path
+    debug: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.data)
+
+    def settings(self) -> Settings:
+        """Load ``config.toml``; what it warns of is logged. Raises: ConfigError."""
+        from runner.settings.load import load_settings
+
+        settings = load_settings(self.layout, os.environ)
+        for warning in settings.warnings:
+            structlog.get_logger().warning("settings.warning", text=warning)
+        return settings
+
+
+def context_of(ctx: typer.Context) -> Context:
+    """The context that the global options made."""
+    made = ctx.find_object(Context)
+    assert made is not None
+    return made
+
+
+def run(work: Callable[[], Awaitable[_T]]) -> _T:
+    """Run a coroutine function on a fresh event loop."""
+
+    async def main() -> _T:
+        return await work()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main())
+
+
+def start_logging(level: LogLevel, form: LogFormat) -> None:
+    """Events with keys, to stderr; colours only on a terminal."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: structlog.typing.Processor
+    if form is LogFormat.JSON:
+        shared.append(structlog.processors.format_exc_info)
+        last = structlog.processors.JSONRenderer()
+    else:
+        last = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    structlog.configure(
+        processors=[*shared, last],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries say what they must through the standard logger; a cut stream is not their news.
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

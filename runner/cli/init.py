@@ -1,0 +1,33 @@
+"""``nanokimi init``: a commented config.toml and the API's bearer token."""
+
+from __future__ import annotations
+
+import typer
+
+from runner.api.token import api_token
+from runner.cli.context import context_of
+from runner.cli.output import note, out
+from runner.errors import PermanentError
+
+
+def init(ctx: typer.Context) -> None:
+    """Write data/config.toml with comments. Never overwrites one."""
+    from runner.settings.template import render_template
+
+    layout = context_of(ctx).layout
+    try:
+        layout.root.mkdir(parents=True, exist_ok=True)
+        with layout.config.open("x", encoding="utf-8") as f:
+            f.write(render_template())
+    except FileExistsError:
+        api_token(layout)
+        note(f"{layout.config} is there already and was left as it is")
+        return
+    except OSError as e:
+        raise PermanentError(
+            f"{layout.config} cannot be written: {e.strerror}",
+            hint="choose another directory with --data",
+        ) from None
+    api_token(layout)
+    out.print(f"wrote {layout.config}")
+    note("next: nanokimi login, nanokimi build, nanokimi chat")

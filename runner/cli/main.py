@@ -1,0 +1,131 @@
+"""``nanokimi``: global options anywhere, one command, errors as two lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner import __version__
+from runner.cli import auth, build, chat, demo, doctor, groups, init, logs, serve
+from runner.cli.context import Context, LogFormat, LogLevel, start_logging
+from runner.cli.output import show_error
+from runner.errors import NanokimiError
+
+app = typer.Typer(
+    name="nanokimi",
+    help="Gives every chat group its own AI agent in its own container.",
+    epilog="Start with: nanokimi init, nanokimi login, nanokimi build, nanokimi chat",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("init")(init.init)
+app.command("login")(auth.login)
+app.command("logout")(auth.logout)
+app.add_typer(auth.app, name="auth")
+app.command("build")(build.build)
+app.command("doctor")(doctor.doctor)
+app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
+app.command("demo")(demo.demo)
+app.add_typer(groups.app, name="groups")
+app.command("logs")(logs.logs)
+
+_GLOBAL = ("--data", "--log-level", "--log-format")
+_TAKES_TEXT = ("-m", "--message")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nanokimi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    ctx: typer.Context,
+    data: Annotated[Path, typer.Option(envvar="NANOKIMI_DATA", help="The data directory.")] = Path(
+        "data"
+    ),
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="NANOKIMI_LOG_LEVEL", help="What is logged to stderr.")
+    ] = LogLevel.WARNING,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="NANOKIMI_LOG_FORMAT", help="How it is logged.")
+    ] = LogFormat.CONSOLE,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del version
+    if log_level is LogLevel.WARNING and ctx.invoked_subcommand in ("serve",):
+        log_level = LogLevel.INFO
+    start_logging(log_level, log_format)
+    ctx.obj = Context(data.absolute(), debug=log_level is LogLevel.DEBUG)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code (0, 1, 2, 3, 4 or 130; see the docs)."""
+    given = global_options_first(sys.argv[1:] if arguments is None else list(arguments))
+    debug = "debug" in given[: given.index("--log-level") + 2] if "--log-level" in given else False
+    try:
+        code = app(args=given, standalone_mode=False)
+    except NanokimiError as e:
+        if debug:
+            raise
+        show_error(e)
+        code = e.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except typer.Exit as e:
+        code = e.exit_code
+    except Exception as e:
+        shown = _usage_error(e)
+        if shown is None:
+            raise
+        code = shown
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def global_options_first(given: list[str]) -> list[str]:
+    """Global options may stand anywhere: ``nanokimi chat --data X`` is ``nanokimi --data X chat``.
+
+    The text of a message and what follows ``--`` are left alone.
+    """
+    front: list[str] = []
+    rest: list[str] = []
+    at = 0
+    while at < len(given):
+        word = given[at]
+        if word == "--":
+            rest += given[at:]
+            break
+        if word in _TAKES_TEXT:
+            rest += given[at : at + 2]
+            at += 2
+        elif word in _GLOBAL:
+            front += given[at : at + 2]
+            at += 2
+        elif word.startswith(tuple(f"{name}=" for name in _GLOBAL)):
+            front += word.split("=", 1)
+            at += 1
+        else:
+            rest.append(word)
+            at += 1
+    return front + rest
+
+
+def _usage_error(e: Exception) -> int | None:
+    """Show a mistake in the command line; ``None`` when it is something else."""
+    message = getattr(e, "format_message", None)
+    if message is None:
+        return None
+    context = getattr(e, "ctx", None)
+    command = context.command_path if context is not None else "nanokimi"
+    show_error(NanokimiError(message(), hint=f"see `{command} --help`"))
+    return 2

@@ -1,0 +1,53 @@
+"""What people read: tables and notes, coloured only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from runner.errors import NanokimiError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def show_error(e: NanokimiError) -> None:
+    """Two lines on stderr: what happened, and what to do."""
+    err.print("[bold red]error:[/]", _plain(e.message))
+    if e.hint:
+        err.print("[bold]hint:[/]", _plain(e.hint))
+
+
+def note(text: str) -> None:
+    """A line that is not the result: to stderr, dim."""
+    err.print(f"[dim]{_plain(text)}[/]")
+
+
+def show_json(value: Any) -> None:
+    """For scripts: JSON on stdout and nothing else."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))  # noqa: T201
+
+
+def table(*columns: str) -> Table:
+    """An empty table in the house's look."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column)
+    return made
+
+
+def ago(at: float) -> str:
+    """A Unix time as ``5 min ago``."""
+    seconds = max(0.0, time.time() - at)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")

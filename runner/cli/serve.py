@@ -1,0 +1,41 @@
+"""``nanokimi serve``: the orchestrator with its API, until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import structlog
+import typer
+
+from runner.api.server import serving_host
+from runner.cli.context import Context, context_of, run
+
+log = structlog.get_logger()
+
+
+def serve(ctx: typer.Context) -> None:
+    """Serve the HTTP API. SIGTERM or Ctrl-C drains; a second one stops at once."""
+    context = context_of(ctx)
+    run(lambda: _serve(context))
+
+
+async def _serve(context: Context) -> None:
+    settings = context.settings()
+    stop = asyncio.Event()
+
+    def told() -> None:
+        if stop.is_set():
+            log.warning("host.stopping_at_once")
+            os._exit(1)  # the next host ends the sandboxes and goes on with their turns
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+    async with serving_host(context.layout, settings, *settings.server.address) as url:
+        log.info("host.serving", url=url, docs=f"{url}/docs", data=str(context.data))
+        await stop.wait()
+        log.info("host.stopping")
+    log.info("host.stopped")

@@ -1,0 +1,349 @@
+"""The host: builds everything, starts it in order, and ends it in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from runner.errors import BusyError, NanokimiError, NotFoundError, PermanentError
+from runner.gateway.relay import Relay
+from runner.host import events
+from runner.host.credentials import Credentials
+from runner.host.decide import wakes
+from runner.host.dispatcher import Dispatcher, TurnLimits
+from runner.host.events import EventLog
+from runner.host.opener import Opener
+from runner.host.pool import Pool
+from runner.model import MAX_ID_CHARS, Event, Group, Message, Turn
+from runner.sandbox.spawner import Spawner
+from runner.settings.layout import Layout
+from runner.settings.load import load_settings
+from runner.settings.reload import watch_settings
+from runner.settings.schema import Settings
+from runner.store import Accepted, Store
+
+log = structlog.get_logger()
+
+MAX_TEXT = 512 * 1024
+TOKEN_CHECK = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message as a channel hands it over; ``direct`` chats need no trigger word."""
+
+    group: str
+    text: str
+    channel: str
+    sender: str = ""
+    external_id: str | None = None
+    direct: bool = False
+    metadata: dict[str, Any] | None = None
+
+
+class Host:
+    """What channels and the API call. Made by :func:`open_host`."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        settings: Settings,
+        store: Store,
+        log_: EventLog,
+        spawner: Spawner,
+        credentials: Credentials,
+    ) -> None:
+        self.layout = layout
+        self.store = store
+        self.events = log_
+        self.spawner = spawner
+        self.credentials = credentials
+        self.relay = Relay()
+        self._opener = Opener(layout, settings, store, spawner, self.relay, credentials)
+        self.pool = Pool(
+            self._opener,
+            lambda: self.settings.host.max_containers,
+            lambda: self.settings.host.idle_timeout,
+        )
+        self._dispatcher = Dispatcher(
+            store,
+            log_,
+            self.pool,
+            lambda: TurnLimits(self.settings.host.turn_timeout, self.settings.host.max_attempts),
+        )
+        self._deleting: set[str] = set()
+        self.stopping = False
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force; a valid change of the file replaces them."""
+        return self._opener.settings
+
+    # -- messages -------------------------------------------------------------------------------
+
+    async def accept(self, incoming: Incoming) -> Accepted:
+        """Take a message; when this returns it is on disk and will be answered once.
+
+        Raises:
+            PermanentError: ``empty_message``, ``message_too_long`` or ``bad_group_id``.
+            NotFoundError: the group does not exist and ``[host] auto_create`` is off.
+            BusyError: the group's queue is full, or the host is stopping.
+        """
+        if self.stopping:
+            raise BusyError("the host is stopping", hint="try again soon", code="host_stopping")
+        check_group_id(incoming.group)
+        if incoming.group in self._deleting:
+            raise BusyError(
+                "the group is being deleted", hint="try again soon", code="group_deleting"
+            )
+        if not incoming.text.strip():
+            raise PermanentError(
+                "the message is empty", hint='send some "text"', code="empty_message"
+            )
+        if len(incoming.text) > MAX_TEXT:
+            raise PermanentError(
+                f"the message has {len(incoming.text)} characters, {MAX_TEXT} are allowed",
+                hint="send it in parts, or put the text into a file of the workspace",
+                code="message_too_long",
+            )
+        settings = self.settings
+        if not settings.host.auto_create:
+            try:
+                await self.store.group(incoming.group)
+            except NotFoundError as e:
+                raise NotFoundError(
+                    e.message, hint="make it with PUT /api/groups/{id}, or set auto_create = true"
+                ) from None
+        message = Message(
+            id=f"msg_{secrets.token_hex(12)}",
+            group=incoming.group,
+            seq=0,
+            text=incoming.text,
+            sender=incoming.sender,
+            external_id=incoming.external_id,
+            wakes=wakes(incoming.text, self.trigger(incoming.group), direct=incoming.direct),
+            created_at=time.time(),
+            metadata=incoming.metadata or {},
+        )
+        with self.events.writing(incoming.group) as event_id:
+            event = Event(
+                event_id,
+                incoming.group,
+                events.MESSAGE_ACCEPTED,
+                {"message_id": message.id, "sender": message.sender, "wakes": message.wakes},
+                message_ids=(message.id,),
+            )
+            accepted = await self.store.accept(
+                message, incoming.channel, settings.host.max_queue, event
+            )
+            if not accepted.duplicate:
+                self.events.show(event)
+        if accepted.message.wakes and not accepted.duplicate:
+            self._dispatcher.wake(incoming.group)
+        return accepted
+
+    def trigger(self, group_id: str) -> str:
+        """The word that wakes this group's agent; empty answers everything."""
+        return self.settings.for_group(group_id).trigger
+
+    # -- groups ---------------------------------------------------------------------------------
+
+    async def put_group(self, group_id: str) -> Group:
+        """Raises: PermanentError for an impossible id."""
+        check_group_id(group_id)
+        return await self.store.put_group(group_id)
+
+    def running(self, group_id: str) -> Turn | None:
+        """The turn that the group runs now, or waits to try again."""
+        return self._dispatcher.running(group_id)
+
+    async def cancel(self, group_id: str) -> Turn | None:
+        """Cancel the running turn; ``None`` when nothing runs. Raises: NotFoundError."""
+        await self.store.group(group_id)
+        return await self._dispatcher.cancel(group_id)
+
+    async def stop_sandbox(self, group_id: str) -> bool:
+        """End the group's sandbox, its running turn first. False when it had none."""
+        await self.store.group(group_id)
+        return await self._without_sandbox(group_id)
+
+    async def reset(self, group_id: str) -> None:
+        """Forget the conversation; files stay. The running turn is cancelled."""
+        await self._without_sandbox(group_id, then=lambda: self.store.reset_group(group_id))
+        log.info("group.reset", group=group_id)
+
+    async def delete_group(self, group_id: str) -> None:
+        """Remove the group with its files and memory, also while a turn is running."""
+        group = await self.store.group(group_id)
+        self._deleting.add(group_id)
+        try:
+            await self.store.delete_group(group_id)
+            await self._without_sandbox(group_id)
+            for path in (
+                self.layout.workspace(group.folder),
+                self.layout.sessions(group.folder),
+                self.layout.group_run(group.folder),
+            ):
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+            self.layout.agent_log(group.folder).unlink(missing_ok=True)
+        finally:
+            self._deleting.discard(group_id)
+            self.events.forget(group_id)
+        log.info("group.deleted", group=group_id)
+
+    async def _without_sandbox(
+        self, group_id: str, then: Callable[[], Awaitable[None]] | None = None
+    ) -> bool:
+        """Cancel the turn, end the sandbox, and do ``then`` before the group's next turn begins."""
+        await self._dispatcher.cancel(group_id)
+        had_one = self.pool.has(group_id)
+        if had_one:
+            async with self.pool.slot(group_id) as slot:
+                await slot.discard()
+                if then is not None:
+                    await then()
+        elif then is not None:
+            await then()
+        return had_one
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def readiness(self) -> dict[str, str]:
+        """What has to work for a message to be answered: ``ok`` or what is wrong, by name."""
+        checks = {"store": "ok", "engine": "ok", "login": "ok"}
+        try:
+            await self.store.last_event_id()
+        except NanokimiError as e:
+            checks["store"] = e.message
+        try:
+            await self.spawner.check()
+        except NanokimiError as e:
+            checks["engine"] = f"{e.message}. {e.hint}"
+        try:
+            await self.credentials.check(self.settings.for_group("ready").provider)
+        except NanokimiError as e:
+            checks["login"] = f"{e.message}. {e.hint}"
+        if self.stopping:
+            checks["host"] = "it is stopping"
+        return checks
+
+    @asynccontextmanager
+    async def running_host(self) -> AsyncIterator[None]:
+        """Work inside this block. At its end: no new turns, a grace time, then every sandbox goes.
+
+        A turn that is still running after the grace time stays claimed: the next host goes on
+        with it where the agent's journal ends.
+        """
+        if left := await self._opener.clear_leftovers():
+            log.warning("sandbox.leftovers_ended", count=left)
+        background = [
+            asyncio.create_task(self.events.run(), name="write events"),
+            asyncio.create_task(self._dispatcher.run(), name="dispatcher"),
+            asyncio.create_task(self.pool.reap(), name="reap idle sandboxes"),
+            asyncio.create_task(self._watch_settings(), name="watch config.toml"),
+            asyncio.create_task(self._refresh_tokens(), name="refresh tokens"),
+        ]
+        for task in background:
+            task.add_done_callback(_report)
+        try:
+            for group in await self.store.groups_with_work():
+                self._dispatcher.wake(group)
+            yield
+        finally:
+            await self.drain()
+            for task in reversed(background):
+                task.cancel()
+            await asyncio.wait(background)
+            await self.pool.close()
+            await self.relay.aclose()
+            with contextlib.suppress(NanokimiError):
+                await self._opener.clear_leftovers()
+
+    async def drain(self) -> None:
+        """Take no more messages, give running turns ``[host] grace``, then end all streams."""
+        self.stopping = True
+        if count := self._dispatcher.running_count():
+            log.info("host.draining", turns=count, grace=self.settings.host.grace)
+        await self._dispatcher.drain(self.settings.host.grace)
+        self.events.close()
+
+    async def _watch_settings(self) -> None:
+        def changed(settings: Settings) -> None:
+            self._opener.settings = settings
+            log.info("settings.reloaded")
+
+        def refused(error: NanokimiError) -> None:
+            log.error("settings.refused", error=error.message, hint=error.hint)
+
+        await watch_settings(
+            self.layout.config, lambda: load_settings(self.layout, os.environ), changed, refused
+        )
+
+    async def _refresh_tokens(self) -> None:
+        while True:
+            await asyncio.sleep(TOKEN_CHECK)
+            try:
+                await self._opener.refresh_open_sandboxes(self.pool.warm())
+            except NanokimiError as e:
+                log.warning("tokens.not_refreshed", code=e.code, error=e.message)
+
+
+@asynccontextmanager
+async def open_host(
+    layout: Layout,
+    settings: Settings,
+    make_spawner: Callable[[str], Awaitable[Spawner]],
+    credentials: Credentials,
+) -> AsyncIterator[Host]:
+    """A host that works inside the block.
+
+    Args:
+        make_spawner: coroutine function from the install id to the backend.
+
+    Raises:
+        EngineError, ImageMissingError: no backend can be had.
+        TemporaryError, PermanentError: the store cannot be opened.
+    """
+    store = await Store.open(layout.database)
+    try:
+        spawner = await make_spawner(await store.install_id())
+        try:
+            log_ = await EventLog.open(store)
+            host = Host(layout, settings, store, log_, spawner, credentials)
+            async with host.running_host():
+                yield host
+        finally:
+            await spawner.close()
+    finally:
+        await store.close()
+
+
+def check_group_id(group_id: str) -> None:
+    """Raises: PermanentError unless it has 1 to 256 characters and none that cannot be stored."""
+    if not group_id or len(group_id) > MAX_ID_CHARS:
+        raise PermanentError(
+            f"a group id of {len(group_id)} characters",
+            hint=f"use 1 to {MAX_ID_CHARS} characters",
+            code="bad_group_id",
+        )
+    if "\0" in group_id or any("\ud800" <= c <= "\udfff" for c in group_id):
+        raise PermanentError(
+            "the group id holds a character that cannot be stored",
+            hint="leave out NUL and lone surrogates",
+            code="bad_group_id",
+        )
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (e := task.exception()) is not None:
+        log.error("host.task_died", task=task.get_name(), error=repr(e), exc_info=e)

@@ -1,0 +1,63 @@
+"""The host's rules as pure functions: no clock, no I/O, no log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from xml.sax.saxutils import escape, quoteattr
+
+from runner.errors import NanokimiError, TemporaryError
+from runner.model import Message
+
+FIRST_DELAY = 1.0
+LONGEST_DELAY = 300.0
+
+
+def wakes(text: str, trigger: str, *, direct: bool) -> bool:
+    """Does this message ask the agent for an answer, or is it only context for a later one?
+
+    In a direct chat, and where ``trigger`` is empty, every message does. Otherwise the trigger
+    must stand in it as a word of its own, in any case: ``@kimi`` in "hey @Kimi, look", but not in
+    "me@kimi.example" or "@kimiko".
+    """
+    if direct or not trigger:
+        return True
+    return re.search(rf"(?<![\w@.]){re.escape(trigger)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def frame(messages: Sequence[Message]) -> str:
+    """Chat messages as the agent gets them: who said what and when, never as bare text.
+
+    The words of a stranger stand inside an element, escaped, so they neither become a slash
+    command of an engine nor can pass for somebody else's.
+    """
+    return "\n".join(
+        f"<message sender={quoteattr(m.sender or 'user')}"
+        f' time="{datetime.fromtimestamp(m.created_at, UTC):%Y-%m-%dT%H:%M:%SZ}">\n'
+        f"{escape(m.text)}\n</message>"
+        for m in messages
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try the same turn again after ``delay`` seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Tell the chat that the turn failed."""
+
+
+def after_failure(error: NanokimiError, attempt: int, max_attempts: int) -> Retry | GiveUp:
+    """What to do after the ``attempt``-th try (from 1) of a turn has failed with ``error``."""
+    if not isinstance(error, TemporaryError) or attempt >= max_attempts:
+        return GiveUp()
+    delay = min(FIRST_DELAY * 2 ** (attempt - 1), LONGEST_DELAY)
+    if error.retry_after is not None:
+        delay = max(delay, min(error.retry_after, LONGEST_DELAY))
+    return Retry(delay)

@@ -1,0 +1,318 @@
+"""Turns waiting messages into turns: one at a time in a group, groups side by side.
+
+Every group with work has one task. It waits for its fair turn to have a sandbox, claims what
+waits, runs it, writes the end, and goes on until nothing is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import structlog
+
+from runner.errors import NanokimiError, PermanentError, ProtocolError, SandboxGoneError
+from runner.host import events
+from runner.host.decide import Retry, after_failure, frame
+from runner.host.events import EventLog
+from runner.host.pool import Pool, Slot
+from runner.host.session import AgentSession, Answer
+from runner.model import Event, Turn, TurnState, Usage
+from runner.store import Claim, Store
+
+log = structlog.get_logger()
+
+CANCEL_DEADLINE = 10.0
+STORE_RETRY = 2.0
+TURN_TIMEOUT = "turn_timeout"
+
+
+@dataclass
+class _Run:
+    """The turn that a group is running now, or waits to run again."""
+
+    turn: Turn
+    session: AgentSession | None = None
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    retry_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLimits:
+    """``turn_timeout`` in seconds for each attempt."""
+
+    turn_timeout: float
+    max_attempts: int
+
+
+class Dispatcher:
+    """See the module. :meth:`run` owns every task; :meth:`wake` says that a group has work."""
+
+    def __init__(
+        self,
+        store: Store,
+        log_: EventLog,
+        pool: Pool,
+        limits: Callable[[], TurnLimits],
+    ) -> None:
+        self._store = store
+        self._log = log_
+        self._pool = pool
+        self._limits = limits
+        self._woken: asyncio.Queue[str] = asyncio.Queue()
+        self._workers: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()
+        self._running: dict[str, _Run] = {}
+        self._draining = asyncio.Event()
+
+    def wake(self, group: str) -> None:
+        """There may be something to do for this group."""
+        if group in self._workers:
+            self._again.add(group)
+        else:
+            self._woken.put_nowait(group)
+
+    def running(self, group: str) -> Turn | None:
+        """The turn that runs now."""
+        run = self._running.get(group)
+        return run.turn if run is not None else None
+
+    def running_count(self) -> int:
+        return len(self._running)
+
+    async def cancel(self, group: str) -> Turn | None:
+        """Cancel the group's running turn; returns it, or ``None`` when nothing runs."""
+        run = self._running.get(group)
+        if run is None:
+            return None
+        run.cancelled.set()
+        return run.turn
+
+    async def run(self) -> None:
+        """Work until cancelled. Turns that are cut off stay claimed, for the next host."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                group = await self._woken.get()
+                if group in self._workers or self._draining.is_set():
+                    self._again.add(group)
+                    continue
+                worker = tasks.create_task(self._work(group), name=f"group {group[:40]}")
+                self._workers[group] = worker
+                worker.add_done_callback(functools.partial(self._gone, group))
+
+    async def drain(self, grace: float) -> None:
+        """Begin no more turns, and give the running ones ``grace`` seconds to end."""
+        self._draining.set()
+        deadline = time.monotonic() + grace
+        while self._running and (left := deadline - time.monotonic()) > 0:
+            workers = [self._workers[g] for g in self._running if g in self._workers]
+            if not workers:
+                break
+            await asyncio.wait(workers, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+    def _gone(self, group: str, _worker: asyncio.Task[None]) -> None:
+        self._workers.pop(group, None)
+        if group in self._again and not self._draining.is_set():
+            self._again.discard(group)
+            self._woken.put_nowait(group)
+
+    # -- one group ------------------------------------------------------------------------------
+
+    async def _work(self, group: str) -> None:
+        while not self._draining.is_set():
+            self._again.discard(group)
+            try:
+                run = await self._one_turn(group)
+            except NanokimiError as e:
+                # The store failed: nothing is lost, the turn stays as it was written last.
+                log.error("turn.not_written", group=group, code=e.code, error=e.message)
+                await self._sleep(STORE_RETRY, self._draining)
+                continue
+            if run is None:
+                if group not in self._again:
+                    return
+            elif run.retry_in is not None:
+                await self._wait_to_retry(run, run.retry_in)
+
+    async def _one_turn(self, group: str) -> _Run | None:
+        """Run one attempt of one turn; ``None`` when nothing waited."""
+        async with self._pool.slot(group) as slot:
+            if self._draining.is_set():
+                return None
+            with self._log.writing(group) as event_id:
+                claim = await self._store.claim(group, event_id)
+                if claim is None:
+                    return None
+                self._log.show(claim.event)
+            run = self._running[group] = _Run(claim.turn)
+            try:
+                run.retry_in = await self._attempt(slot, claim, run)
+            finally:
+                self._running.pop(group, None)
+            return run
+
+    async def _wait_to_retry(self, run: _Run, delay: float) -> None:
+        group = run.turn.group
+        self._running[group] = run
+        try:
+            await self._sleep(delay, self._draining, run.cancelled)
+        finally:
+            self._running.pop(group, None)
+        if run.cancelled.is_set():
+            await self._done(run.turn, Answer("", "cancelled", None))
+
+    @staticmethod
+    async def _sleep(delay: float, *unless: asyncio.Event) -> None:
+        tasks = [asyncio.create_task(e.wait(), name="wake early") for e in unless]
+        try:
+            await asyncio.wait(tasks, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _attempt(self, slot: Slot, claim: Claim, run: _Run) -> float | None:
+        """Try once; the pause before the next try (s), or ``None`` when the turn has ended."""
+        try:
+            answer = await self._until_cancelled(slot, claim, run)
+        except NanokimiError as e:
+            if isinstance(e, SandboxGoneError | ProtocolError) or e.code == TURN_TIMEOUT:
+                await slot.discard()
+            return await self._failed(claim.turn, e)
+        if answer is None:
+            await slot.discard()
+        await self._done(claim.turn, answer or Answer("", "cancelled", None))
+        return None
+
+    async def _done(self, turn: Turn, answer: Answer) -> None:
+        state = TurnState.CANCELLED if answer.stop_reason == "cancelled" else TurnState.DONE
+        ended = replace(
+            turn, state=state, text=answer.text, usage=answer.usage, finished_at=time.time()
+        )
+        await self._finish(
+            ended,
+            events.TURN_FINISHED,
+            {
+                "turn_id": turn.id,
+                "status": str(state),
+                "text": answer.text,
+                "stop_reason": answer.stop_reason,
+                "usage": usage_json(answer.usage),
+            },
+        )
+        log.info(
+            "turn.finished",
+            group=turn.group,
+            turn=turn.id,
+            status=str(state),
+            ms=round((time.time() - turn.started_at) * 1000),
+        )
+
+    async def _until_cancelled(self, slot: Slot, claim: Claim, run: _Run) -> Answer | None:
+        """The answer; ``None`` when the turn was cancelled and the agent did not say so in time."""
+        work = asyncio.create_task(self._prompt(slot, claim, run), name="prompt")
+        stop = asyncio.create_task(run.cancelled.wait(), name="cancel")
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and run.session is not None:
+                await run.session.cancel()
+                await asyncio.wait({work}, timeout=CANCEL_DEADLINE)
+            if work.done():
+                return work.result()
+            return None
+        finally:
+            for task in (work, stop):
+                task.cancel()
+            await asyncio.wait({work, stop})
+
+    async def _prompt(self, slot: Slot, claim: Claim, run: _Run) -> Answer:
+        limits = self._limits()
+        session = await slot.session()
+        run.session = session
+        if run.cancelled.is_set():
+            return Answer("", "cancelled", None)
+        listener = _ToEvents(self._log, claim.turn)
+        try:
+            async with asyncio.timeout(limits.turn_timeout):
+                return await session.prompt(claim.turn.id, frame(claim.messages), listener)
+        except TimeoutError:
+            raise PermanentError(
+                f"the turn took longer than {limits.turn_timeout:g} s and was ended",
+                hint="ask for less at once, or raise [host] turn_timeout",
+                code=TURN_TIMEOUT,
+            ) from None
+
+    async def _failed(self, turn: Turn, error: NanokimiError) -> float | None:
+        told: dict[str, Any] = {
+            "turn_id": turn.id,
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+        }
+        decision = after_failure(error, turn.attempt, self._limits().max_attempts)
+        log.warning(
+            "turn.failed",
+            group=turn.group,
+            turn=turn.id,
+            attempt=turn.attempt,
+            code=error.code,
+            error=error.message,
+            will_retry=isinstance(decision, Retry),
+        )
+        if isinstance(decision, Retry):
+            told |= {"will_retry": True, "retry_in": decision.delay, "attempt": turn.attempt}
+            self._log.tell(turn.group, events.TURN_FAILED, told, turn_id=turn.id)
+            return decision.delay
+        told |= {"will_retry": False, "attempt": turn.attempt}
+        ended = replace(turn, state=TurnState.FAILED, error=told, finished_at=time.time())
+        await self._finish(ended, events.TURN_FAILED, told)
+        return None
+
+    async def _finish(self, turn: Turn, kind: str, data: dict[str, Any]) -> None:
+        with self._log.writing(turn.group) as event_id:
+            event = Event(event_id, turn.group, kind, data, turn.id)
+            if await self._store.finish(turn, event):
+                self._log.show(event)
+            else:
+                log.warning("turn.stale_end", group=turn.group, turn=turn.id)
+
+
+class _ToEvents:
+    """A :class:`~runner.host.session.TurnListener` that tells the group's event log."""
+
+    def __init__(self, log_: EventLog, turn: Turn) -> None:
+        self._log = log_
+        self._turn = turn
+
+    def text(self, delta: str) -> None:
+        self._tell(events.TEXT_DELTA, {"text": delta})
+
+    def text_reset(self, text: str) -> None:
+        self._tell(events.TEXT_RESET, {"text": text})
+
+    def thinking(self, delta: str) -> None:
+        self._tell(events.THINKING_DELTA, {"text": delta})
+
+    def tool_started(self, call_id: str, title: str, kind: str, detail: Any) -> None:
+        self._tell(
+            events.TOOL_STARTED,
+            {"call_id": call_id, "title": title, "kind": kind, "input": detail},
+        )
+
+    def tool_finished(self, call_id: str, failed: bool, detail: str) -> None:
+        self._tell(events.TOOL_FINISHED, {"call_id": call_id, "failed": failed, "output": detail})
+
+    def context(self, used: int, size: int) -> None:
+        self._tell(events.USAGE, {"context_used": used, "context_size": size})
+
+    def _tell(self, kind: str, data: dict[str, Any]) -> None:
+        turn = self._turn
+        self._log.tell(turn.group, kind, {"turn_id": turn.id, **data}, turn_id=turn.id)
+
+
+def usage_json(usage: Usage | None) -> dict[str, Any] | None:
+    """Tokens by kind; a kind that the provider did not report is ``null``."""
+    return asdict(usage) if usage is not None else None

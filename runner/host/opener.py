@@ -1,0 +1,128 @@
+"""Makes a group's sandbox, from settings to a session that answers, and takes it down again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import structlog
+
+from runner.gateway.relay import Door, Relay, new_scoped_token
+from runner.host.credentials import Credentials
+from runner.host.session import AgentSession
+from runner.sandbox.spawner import (
+    MODEL_SOCKET,
+    Sandbox,
+    SandboxInfo,
+    SandboxSpec,
+    Spawner,
+)
+from runner.settings.group import GroupSettings
+from runner.settings.layout import Layout
+from runner.settings.projection import project_config, project_credentials
+from runner.settings.schema import Settings
+from runner.store import Store
+
+log = structlog.get_logger()
+
+# A scoped token dies with its socket, not by the clock.
+NEVER = 4_102_444_800.0
+
+
+class Opener:
+    """The :class:`~runner.host.pool.SessionMaker` of the product. ``settings`` may be replaced."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        settings: Settings,
+        store: Store,
+        spawner: Spawner,
+        relay: Relay,
+        credentials: Credentials,
+    ) -> None:
+        self.settings = settings
+        self._layout = layout
+        self._store = store
+        self._spawner = spawner
+        self._relay = relay
+        self._credentials = credentials
+        self._specs: dict[str, SandboxSpec] = {}
+
+    async def open(self, group: str) -> AgentSession:
+        """Raises: ConfigError, LoginRequiredError, EngineError, SandboxGoneError, ProtocolError."""
+        of_group = self.settings.for_group(group)
+        known = await self._store.group(group)
+        spec = self._spec(of_group, known.folder)
+        socket = self._layout.socket_dir(known.folder) / MODEL_SOCKET
+        if of_group.network == "isolated":
+            scoped = new_scoped_token()
+            door = Door(
+                group, of_group.model.model, scoped, self._credentials.upstream(of_group.provider)
+            )
+            await self._relay.open(socket, door)
+            credentials = project_credentials(of_group.provider, scoped, NEVER)
+        else:
+            credentials = await self._credentials.projected(of_group.provider)
+        generation = await self._store.next_generation(group)
+        try:
+            sandbox = await self._spawner.ensure(replace(spec, credentials=credentials), generation)
+        except BaseException:
+            await self._relay.close(socket)
+            raise
+        try:
+            session = await AgentSession.open(
+                sandbox, known.session_id, self.settings.sandbox.start_timeout
+            )
+            if session.session_id != known.session_id:
+                await self._store.set_session(group, session.session_id, generation)
+        except BaseException:
+            await self._take_down(sandbox)
+            raise
+        self._specs[group] = spec
+        log.info("sandbox.ready", group=group, generation=generation)
+        return session
+
+    def outdated(self, session: AgentSession) -> bool:
+        """Would the settings of now make another sandbox?"""
+        info = session.sandbox.info
+        wanted = self._spec(self.settings.for_group(info.group), info.folder)
+        return self._specs.get(info.group) != wanted
+
+    async def close(self, session: AgentSession) -> None:
+        """Raises: EngineError when the engine does not confirm the removal."""
+        await session.close()
+        await self._take_down(session.sandbox)
+        self._specs.pop(session.sandbox.info.group, None)
+
+    async def refresh_open_sandboxes(self, sessions: dict[str, AgentSession]) -> None:
+        """Give sandboxes that call their provider themselves the access token of now."""
+        for group, session in sessions.items():
+            of_group = self.settings.for_group(group)
+            if of_group.network == "open":
+                credentials = await self._credentials.projected(of_group.provider)
+                await self._spawner.project(session.sandbox.info.folder, credentials)
+
+    async def clear_leftovers(self) -> int:
+        """End the sandboxes that an earlier host of this install left behind; says how many."""
+        leftovers: list[SandboxInfo] = await self._spawner.list()
+        for info in leftovers:
+            await self._spawner.stop(info, grace=self.settings.sandbox.stop_grace)
+        return len(leftovers)
+
+    async def _take_down(self, sandbox: Sandbox) -> None:
+        sandbox.streams.abort()
+        await self._relay.close(self._layout.socket_dir(sandbox.info.folder) / MODEL_SOCKET)
+        await self._spawner.stop(sandbox.info, grace=self.settings.sandbox.stop_grace)
+
+    def _spec(self, of_group: GroupSettings, folder: str) -> SandboxSpec:
+        return SandboxSpec(
+            group=of_group.group,
+            folder=folder,
+            config=project_config(self.settings, of_group, isolated=of_group.network == "isolated"),
+            credentials={},
+            limits=of_group.limits,
+            network=of_group.network,
+            image=self.settings.sandbox.image,
+            command=of_group.engine,
+            extra_mounts=of_group.extra_mounts,
+        )

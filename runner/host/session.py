@@ -1,0 +1,368 @@
+"""One conversation with one agent in one sandbox, over ACP.
+
+Everything the agent sends is a stranger's: its shape is checked by the wire, its amount by a
+budget that is refilled for each turn, and what it says is bounded here before it becomes events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import structlog
+
+from runner import __version__
+from runner.errors import (
+    NanokimiError,
+    PermanentError,
+    ProtocolError,
+    SandboxGoneError,
+    TemporaryError,
+)
+from runner.model import SANDBOX_MOVES, SandboxState, Usage, advance
+from runner.sandbox.spawner import Sandbox
+from runner.wire import acp, rpc
+from runner.wire.peer import Budget, Peer, Rejection
+
+log = structlog.get_logger()
+
+_R = TypeVar("_R")
+
+MAX_FRAMES_PER_TURN = 200_000
+MAX_BYTES_PER_TURN = 64 * 1024 * 1024
+MAX_ANSWER = 1024 * 1024
+MAX_THINKING = 4 * 1024 * 1024
+MAX_TOOL_DETAIL = 4_000
+CALL_DEADLINE = 30.0
+
+
+class TurnListener(Protocol):
+    """Hears a turn while it runs. Must not block."""
+
+    def text(self, delta: str) -> None: ...
+    def text_reset(self, text: str) -> None:
+        """What was streamed so far is replaced by ``text``: a broken answer is begun again."""
+        ...
+
+    def thinking(self, delta: str) -> None: ...
+    def tool_started(self, call_id: str, title: str, kind: str, detail: Any) -> None: ...
+    def tool_finished(self, call_id: str, failed: bool, detail: str) -> None: ...
+    def context(self, used: int, size: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a prompt ended: ``text`` is everything the agent said in this turn."""
+
+    text: str
+    stop_reason: acp.StopReason
+    usage: Usage | None
+
+
+class _Turn:
+    """What is collected while a prompt runs."""
+
+    def __init__(self, listener: TurnListener) -> None:
+        self.listener = listener
+        self.said: list[str] = []
+        self.size = 0
+        self.thought = 0
+        self.step_start = 0
+
+    def say(self, delta: str) -> None:
+        self.size += len(delta)
+        if self.size > MAX_ANSWER:
+            raise ProtocolError(
+                f"an answer of more than {MAX_ANSWER} characters", code="answer_too_long"
+            )
+        self.said.append(delta)
+        self.listener.text(delta)
+
+    def think(self, delta: str) -> None:
+        self.thought += len(delta)
+        if self.thought <= MAX_THINKING:
+            self.listener.thinking(delta)
+
+    def reset_step(self) -> None:
+        del self.said[self.step_start :]
+        self.size = sum(map(len, self.said))
+        self.listener.text_reset("".join(self.said))
+
+
+class AgentSession:
+    """Made by :meth:`open`; ends with :meth:`close`. One prompt at a time."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.session_id = ""
+        self.state = SandboxState.CREATING
+        self._turn: _Turn | None = None
+        self._budget = Budget(MAX_FRAMES_PER_TURN, MAX_BYTES_PER_TURN)
+        self._peer = Peer(
+            sandbox.streams,
+            on_request=self._on_request,
+            on_notification=self._on_notification,
+            budget=self._budget,
+        )
+        self._reader = asyncio.create_task(
+            self._peer.run(), name=f"read agent of {sandbox.info.folder}"
+        )
+        self._reader.add_done_callback(_seen)
+
+    @classmethod
+    async def open(cls, sandbox: Sandbox, session_id: str, deadline: float) -> AgentSession:
+        """Shake hands, and take up ``session_id`` or begin a new session within ``deadline`` s.
+
+        Raises:
+            SandboxGoneError: the agent ended or did not answer in time.
+            ProtocolError: it is not an ACP v1 agent.
+            PermanentError: the agent says that its configuration is wrong.
+        """
+        self = cls(sandbox)
+        try:
+            async with asyncio.timeout(deadline):
+                await self._open(session_id)
+        except TimeoutError:
+            await self.close()
+            raise SandboxGoneError(
+                f"the agent did not answer within {deadline:g} s",
+                hint=self._last_words(),
+                code="agent_start_timeout",
+            ) from None
+        except BaseException:
+            await self.close()
+            raise
+        self._move(SandboxState.READY)
+        return self
+
+    async def _open(self, session_id: str) -> None:
+        hello = await self._call(
+            acp.INITIALIZE,
+            acp.InitializeParams(
+                protocol_version=acp.PROTOCOL_VERSION,
+                client_capabilities={},
+                client_info=acp.Implementation(name="nanokimi", version=__version__),
+            ),
+            acp.InitializeResult,
+        )
+        if hello.protocol_version != acp.PROTOCOL_VERSION:
+            raise PermanentError(
+                f"the agent speaks ACP version {hello.protocol_version}, "
+                f"we speak {acp.PROTOCOL_VERSION}",
+                hint="use an image and a host of the same release: `nanokimi build`",
+                code="protocol_version",
+            )
+        can = hello.agent_capabilities or acp.AgentCapabilities()
+        if session_id and await self._take_up(session_id, can):
+            self.session_id = session_id
+            return
+        made = await self._call(
+            acp.SESSION_NEW,
+            acp.NewSessionParams(cwd=self.sandbox.workspace),
+            acp.NewSessionResult,
+        )
+        self.session_id = made.session_id
+
+    async def _take_up(self, session_id: str, can: acp.AgentCapabilities) -> bool:
+        resumes = can.session_capabilities is not None and (
+            can.session_capabilities.resume is not None
+        )
+        if not resumes and not can.load_session:
+            return False
+        params = acp.LoadSessionParams(session_id=session_id, cwd=self.sandbox.workspace)
+        method = acp.SESSION_RESUME if resumes else acp.SESSION_LOAD
+        try:
+            await self._call(method, params, dict)
+        except NanokimiError as e:
+            if e.code != "session_unknown":
+                raise
+            log.warning(
+                "session.lost", group=self.sandbox.info.group, session=session_id, why=e.message
+            )
+            return False
+        return True
+
+    # -- turns ----------------------------------------------------------------------------------
+
+    async def prompt(self, turn_id: str, text: str, listener: TurnListener) -> Answer:
+        """Run one turn to its end; the caller sets the deadline.
+
+        Raises:
+            TemporaryError, PermanentError: what the agent says went wrong, with its code and hint.
+            SandboxGoneError, ProtocolError: the sandbox is of no more use; close it.
+        """
+        turn = self._turn = _Turn(listener)
+        self._budget.refill()
+        self._move(SandboxState.BUSY)
+        try:
+            result = await self._call(
+                acp.SESSION_PROMPT,
+                acp.PromptParams(
+                    session_id=self.session_id,
+                    prompt=[acp.Content(type="text", text=text)],
+                    meta={"nanokimi": {"turn": turn_id, "group": self.sandbox.info.group}},
+                ),
+                acp.PromptResult,
+                deadline=None,
+            )
+        finally:
+            self._turn = None
+            if self.state is SandboxState.BUSY:
+                self._move(SandboxState.IDLE)
+        return Answer("".join(turn.said), result.stop_reason, _usage(result.usage))
+
+    async def cancel(self) -> None:
+        """Ask the agent to end the running turn; its prompt then ends as ``cancelled``."""
+        with contextlib.suppress(SandboxGoneError):
+            await self._peer.notify(
+                acp.SESSION_CANCEL, acp.CancelParams(session_id=self.session_id)
+            )
+
+    @property
+    def alive(self) -> bool:
+        """False once the agent's stdout has ended."""
+        return not self._reader.done()
+
+    async def close(self) -> None:
+        """Drop the streams. The sandbox itself is ended by whoever made it."""
+        if self.state is not SandboxState.GONE:
+            if self.state is not SandboxState.STOPPING:
+                self._move(SandboxState.STOPPING)
+            self.sandbox.streams.abort()
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+            self._move(SandboxState.GONE)
+
+    # -- the wire -------------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        method: str,
+        params: object,
+        result: type[_R],
+        *,
+        deadline: float | None = CALL_DEADLINE,
+    ) -> _R:
+        try:
+            return await self._peer.request(method, params, result, timeout=deadline)
+        except rpc.RemoteError as e:
+            raise _explain(method, e.error) from None
+        except TimeoutError:
+            raise SandboxGoneError(
+                f"the agent did not answer {method} within {deadline:g} s",
+                hint=self._last_words(),
+                code="agent_silent",
+            ) from None
+        except ProtocolError as e:
+            raise ProtocolError(
+                f"the agent broke the protocol: {e.message}", hint=e.hint, code=e.code
+            ) from None
+        except SandboxGoneError as e:
+            raise SandboxGoneError(
+                "the agent ended before it answered", hint=self._last_words(), code=e.code
+            ) from None
+
+    async def _on_request(self, method: str, params: msgspec.Raw) -> object:
+        if method == acp.REQUEST_PERMISSION:
+            # Inside its sandbox the agent may do what it likes: the walls are the permission.
+            options = acp.parse(acp.PermissionParams, params).options
+            allowed = [o.option_id for o in options if o.kind in ("allow_once", "allow_always")]
+            if allowed:
+                return {"outcome": {"outcome": "selected", "optionId": allowed[0]}}
+            return {"outcome": {"outcome": "cancelled"}}
+        raise Rejection(rpc.METHOD_NOT_FOUND, f"the host does not offer {method[:80]!r}")
+
+    def _on_notification(self, method: str, params: msgspec.Raw) -> None:
+        if method != acp.SESSION_UPDATE:
+            return
+        try:
+            _session, update = acp.parse_update(params)
+        except msgspec.DecodeError as e:
+            raise ProtocolError(f"a wrong session/update: {e}", code="protocol_bad_frame") from None
+        if self._turn is not None and update is not None:
+            _hear(self._turn, update)
+
+    def _move(self, new: SandboxState) -> None:
+        self.state = advance(SANDBOX_MOVES, self.state, new)
+
+    def _last_words(self) -> str:
+        tail = self.sandbox.streams.stderr_tail().strip()
+        return f"its last words: {tail[-400:]}" if tail else "it said nothing on stderr"
+
+
+def _hear(turn: _Turn, update: acp.SessionUpdate) -> None:
+    match update:
+        case acp.AgentMessageChunk(content=content, meta=meta):
+            ours = (meta or {}).get("nanokimi")
+            if isinstance(ours, dict) and ours.get("reset"):
+                turn.reset_step()
+            if isinstance(ours, dict) and "step" in ours:
+                turn.step_start = len(turn.said)
+            if content.text:
+                turn.say(content.text)
+        case acp.AgentThoughtChunk(content=content) if content.text:
+            turn.think(content.text)
+        case acp.ToolCall():
+            turn.listener.tool_started(
+                update.tool_call_id[:100],
+                update.title[:200],
+                (update.kind or "other")[:20],
+                _shorten(update.raw_input),
+            )
+        case acp.ToolCallUpdate(status="completed" | "failed"):
+            turn.listener.tool_finished(
+                update.tool_call_id[:100], update.status == "failed", _text_of(update.content)
+            )
+        case acp.UsageUpdate(used=used, size=size):
+            turn.listener.context(used, size)
+        case _:
+            pass
+
+
+def _shorten(value: Any) -> Any:
+    encoded = msgspec.json.encode(value)
+    if len(encoded) <= MAX_TOOL_DETAIL:
+        return value
+    return encoded[:MAX_TOOL_DETAIL].decode("utf-8", "ignore") + "…"
+
+
+def _text_of(content: list[dict[str, Any]] | None) -> str:
+    for part in content or []:
+        inner = part.get("content")
+        text = inner.get("text") if isinstance(inner, dict) else None
+        if isinstance(text, str):
+            return text if len(text) <= MAX_TOOL_DETAIL else text[:MAX_TOOL_DETAIL] + "…"
+    return ""
+
+
+def _usage(u: acp.Usage | None) -> Usage | None:
+    if u is None:
+        return None
+    return Usage(u.input_tokens, u.cached_read_tokens, u.output_tokens, u.thought_tokens)
+
+
+def _explain(method: str, error: rpc.RpcError) -> NanokimiError:
+    """An agent's JSON-RPC error as one of ours; ``data`` of the native agent says the most."""
+    data = error.data if isinstance(error.data, dict) else {}
+    code, hint, after = data.get("code"), data.get("hint"), data.get("retryAfter")
+    hint = hint[:1000] if isinstance(hint, str) else ""
+    message = error.message[:2000]
+    if error.code == acp.RESOURCE_NOT_FOUND and method != acp.SESSION_PROMPT:
+        return PermanentError(message, hint=hint, code="session_unknown")
+    code = code[:60] if isinstance(code, str) else "agent_error"
+    if data.get("retryable") is True:
+        return TemporaryError(
+            message,
+            hint=hint,
+            code=code,
+            retry_after=float(after) if isinstance(after, int | float) else None,
+        )
+    return PermanentError(message, hint=hint, code=code)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # open requests were told; nobody else waits for it

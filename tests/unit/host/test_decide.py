@@ -1,0 +1,79 @@
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.errors import PermanentError, TemporaryError
+from runner.host.decide import LONGEST_DELAY, GiveUp, Retry, after_failure, frame, wakes
+from runner.model import Message
+
+
+@pytest.mark.parametrize(
+    "text", ["@kimi hello", "hello @Kimi!", "look, @KIMI", "(@kimi)", "@kimi", "a\n@kimi b"]
+)
+def test_the_trigger_wakes_as_a_word_of_its_own(text: str) -> None:
+    assert wakes(text, "@kimi", direct=False)
+
+
+@pytest.mark.parametrize(
+    "text", ["hello", "me@kimi.example", "@kimiko", "kimi", "x@kimi", "@@kimi", ""]
+)
+def test_other_text_only_waits_as_context(text: str) -> None:
+    assert not wakes(text, "@kimi", direct=False)
+
+
+def test_direct_chats_and_an_empty_trigger_answer_everything() -> None:
+    assert wakes("hello", "@kimi", direct=True)
+    assert wakes("hello", "", direct=False)
+
+
+def test_a_trigger_is_text_and_never_a_pattern() -> None:
+    assert not wakes("xkimi", ".kimi", direct=False)
+    assert wakes("hi .kimi", ".kimi", direct=False)
+
+
+def message(text: str, sender: str = "Ada") -> Message:
+    return Message("m", "g", 1, text, sender, created_at=1_700_000_000.0)
+
+
+def test_a_frame_says_who_and_when() -> None:
+    assert frame([message("hello")]) == (
+        '<message sender="Ada" time="2023-11-14T22:13:20Z">\nhello\n</message>'
+    )
+
+
+@pytest.mark.parametrize("text", ["/yolo", "  /yolo", "\n/compact", "!ls"])
+def test_no_chat_text_begins_a_prompt(text: str) -> None:
+    """Foreign engines take a message that begins with a slash as a command."""
+    assert frame([message(text)]).startswith("<message ")
+
+
+_chars = st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff")
+
+
+@given(st.lists(st.tuples(st.text(_chars), st.text(_chars, min_size=1)), min_size=1, max_size=4))
+def test_nobody_can_speak_for_somebody_else(said: list[tuple[str, str]]) -> None:
+    framed = frame([message(text, sender) for text, sender in said])
+    found = ElementTree.fromstring(f"<all>{framed}</all>")
+    assert [((m.text or "")[1:-1], m.get("sender")) for m in found] == said
+
+
+def test_a_temporary_failure_is_tried_again_later_each_time() -> None:
+    delays = []
+    for attempt in range(1, 5):
+        decision = after_failure(TemporaryError("x"), attempt, 5)
+        assert isinstance(decision, Retry)
+        delays.append(decision.delay)
+    assert delays == sorted(delays)
+    assert len(set(delays)) == len(delays)
+
+
+def test_the_last_attempt_and_permanent_failures_are_told() -> None:
+    assert after_failure(TemporaryError("x"), 5, 5) == GiveUp()
+    assert after_failure(PermanentError("x"), 1, 5) == GiveUp()
+
+
+def test_the_wish_of_the_provider_is_kept_up_to_a_bound() -> None:
+    assert after_failure(TemporaryError("x", retry_after=30.0), 1, 5) == Retry(30.0)
+    assert after_failure(TemporaryError("x", retry_after=1e9), 1, 5) == Retry(LONGEST_DELAY)

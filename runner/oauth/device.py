@@ -24,6 +24,7 @@ MIN_INTERVAL = 0.01
 MAX_INTERVAL = 60.0
 MAX_LOGIN = 3_600.0
 START_ATTEMPTS = 3
+START_BACKOFF = 0.3
 _AGAIN = "run `nanokimi login` again"
 
 
@@ -179,5 +180,5 @@ async def _start(
                 )
             case Failed(why=why, retry_after=after):
                 if attempt < START_ATTEMPTS:
-                    await sleep(min(after or 0.5 * attempt, MAX_INTERVAL))
+                    await sleep(min(after or START_BACKOFF * attempt, MAX_INTERVAL))
     raise TemporaryError(f"{host} cannot be reached: {why}", hint="check the network and try again")

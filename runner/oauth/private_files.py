@@ -38,12 +38,14 @@ def read_private(path: Path) -> bytes | None:
         raise PermanentError(
             f"{path} {what}", hint="put a regular file there that only you can read"
         ) from None
-    with open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor, not a path
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise PermanentError(f"{path} is not a regular file", hint="move it away")
         _keep_private(descriptor, found, path)
-        content = file.read(MAX_SIZE + 1)
+        content = os.read(descriptor, MAX_SIZE + 1)  # one read is whole: a local regular file
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_SIZE:
         raise PermanentError(f"{path} is larger than {MAX_SIZE} bytes", hint="move it away")
     return content

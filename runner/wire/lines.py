@@ -22,35 +22,31 @@ class LineReader:
 
     def __init__(self, limit: int = MAX_LINE) -> None:
         self._limit = limit
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._line = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
         lines: list[bytes] = []
         start = 0
         while (end := data.find(b"\n", start)) >= 0:
             self._hold(data[start:end])
-            line = b"".join(self._parts).strip(b" \t\r")
-            self._parts.clear()
-            self._size = 0
-            if line:
+            if line := bytes(self._line).strip(b" \t\r"):
                 lines.append(line)
+            self._line.clear()
             start = end + 1
-        if start < len(data):
-            self._hold(data[start:] if start else data)
+        self._hold(data[start:])
         return lines
 
     @property
     def pending(self) -> int:
         """Bytes of the unfinished line."""
-        return self._size
+        return len(self._line)
 
     def _hold(self, part: bytes) -> None:
-        self._size += len(part)
-        if self._size > self._limit:
-            self._parts.clear()
+        # One buffer, not a list of parts: a peer that sends single bytes would fill memory with
+        # objects long before the line is too long.
+        if len(self._line) + len(part) > self._limit:
+            self._line.clear()
             raise ProtocolError(
                 f"a line of more than {self._limit} bytes", code="protocol_line_too_long"
             )
-        if part:
-            self._parts.append(part)
+        self._line += part

@@ -68,7 +68,7 @@ class _Line(msgspec.Struct):
     method: str | msgspec.UnsetType = msgspec.UNSET
     params: msgspec.Raw = msgspec.Raw()
     result: msgspec.Raw = msgspec.Raw()
-    error: RpcError | msgspec.UnsetType = msgspec.UNSET
+    error: RpcError | None = None
 
 
 _decoder = msgspec.json.Decoder(_Line)
@@ -76,7 +76,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def decode(line: bytes) -> Frame:
-    """One line to one frame.
+    """One line to one frame. ``params`` or ``error`` that are null count as left out.
 
     Raises:
         ProtocolError: not UTF-8, not JSON, not a JSON-RPC 2.0 request, notification or response.
@@ -93,18 +93,18 @@ def decode(line: bytes) -> Frame:
             f'"jsonrpc" is {got.jsonrpc[:20]!r}, not "2.0"', code="protocol_bad_frame"
         )
     if not isinstance(got.method, msgspec.UnsetType):
-        params = got.params if bytes(got.params) else _EMPTY
+        params = _EMPTY if bytes(got.params) in (b"", b"null") else got.params
         if isinstance(got.id, msgspec.UnsetType):
             return Notification(got.method, params)
         if got.id is None:
             raise ProtocolError("a request with a null id", code="protocol_bad_frame")
         return Request(got.id, got.method, params)
     if isinstance(got.id, msgspec.UnsetType) or got.id is None:
-        detail = "" if isinstance(got.error, msgspec.UnsetType) else f": {got.error.message[:200]}"
+        detail = "" if got.error is None else f": {got.error.message[:200]}"
         raise ProtocolError(
             f"a response without the id of a request{detail}", code="protocol_bad_frame"
         )
-    if not isinstance(got.error, msgspec.UnsetType):
+    if got.error is not None:
         return Response(got.id, error=got.error)
     if not bytes(got.result):
         raise ProtocolError("a response with neither result nor error", code="protocol_bad_frame")

@@ -39,7 +39,7 @@ class _Wire(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
     meta: dict[str, Any] | None = msgspec.field(default=None, name="_meta")
 
 
-class Implementation(_Wire):
+class Implementation(_Wire, omit_defaults=False):
     name: str
     version: str = ""
     title: str | None = None

@@ -17,6 +17,7 @@ from runner.wire.lines import MAX_LINE, LineReader
 _T = TypeVar("_T")
 
 MAX_OPEN_REQUESTS = 64
+_OUR_BUG = rpc.RpcError(rpc.INTERNAL_ERROR, "internal error")
 
 
 class Channel(Protocol):
@@ -57,8 +58,13 @@ class Budget:
     def refill(self) -> None:
         self.frames, self.size = self._full
 
-    def take(self, size: int) -> None:
-        self.frames -= 1
+    def take(self, size: int, *, frames: int) -> None:
+        """Count ``size`` bytes that held so many ``frames``.
+
+        Raises:
+            ProtocolError: it was too much.
+        """
+        self.frames -= frames
         self.size -= size
         if self.frames < 0 or self.size < 0:
             raise ProtocolError(
@@ -76,7 +82,7 @@ class Peer:
     Args:
         channel: the byte streams.
         on_request: answers a request of the other side; :class:`Rejection` becomes an error.
-        on_notification: must not block.
+        on_notification: must not block. A ``msgspec.DecodeError`` of its is the peer's mistake.
         budget: bound on what the other side may send; ``None`` trusts it.
     """
 
@@ -99,6 +105,7 @@ class Peer:
         self._next_id = 0
         self._write_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
         self._ended: BaseException | None = None
 
     async def run(self) -> None:
@@ -110,9 +117,10 @@ class Peer:
         end: BaseException = SandboxGoneError("the other side closed the connection")
         try:
             while data := await self._channel.read():
-                for line in self._lines.feed(data):
-                    if self._budget is not None:
-                        self._budget.take(len(line))
+                lines = self._lines.feed(data)
+                if self._budget is not None:  # blank lines count as well: by their bytes
+                    self._budget.take(len(data), frames=len(lines))
+                for line in lines:
                     self._dispatch(rpc.decode(line))
         except BaseException as e:
             end = e
@@ -137,7 +145,12 @@ class Peer:
     def _dispatch(self, frame: rpc.Frame) -> None:
         match frame:
             case rpc.Notification(method, params):
-                self._on_notification(method, params)
+                try:
+                    self._on_notification(method, params)
+                except msgspec.DecodeError as e:
+                    raise ProtocolError(
+                        f"a wrong {method[:40]}: {e}", code="protocol_bad_frame"
+                    ) from None
             case rpc.Request():
                 if len(self._tasks) >= MAX_OPEN_REQUESTS:
                     raise ProtocolError(
@@ -145,7 +158,7 @@ class Peer:
                     )
                 task = asyncio.create_task(self._answer(frame), name=f"answer {frame.method[:40]}")
                 self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(self._answered)
             case rpc.Response(id_, result, error):
                 future = self._pending.pop(id_, None)
                 if future is None:
@@ -163,6 +176,13 @@ class Peer:
                     assert result is not None
                     future.set_result(result)
 
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            task.get_loop().call_exception_handler(
+                {"message": "a request handler failed", "exception": bug, "task": task}
+            )
+
     async def _answer(self, request: rpc.Request) -> None:
         try:
             line = rpc.encode_result(
@@ -172,6 +192,10 @@ class Peer:
             line = rpc.encode_error(request.id, e.error)
         except msgspec.DecodeError as e:
             line = rpc.encode_error(request.id, rpc.RpcError(rpc.INVALID_PARAMS, str(e)))
+        except Exception:
+            # A bug of ours: the other side must not wait for ever, and we must see it.
+            await self._send(rpc.encode_error(request.id, _OUR_BUG))
+            raise
         with contextlib.suppress(SandboxGoneError):  # nobody is left to be told; run() says so
             await self._send(line)
 
@@ -217,5 +241,17 @@ class Peer:
         await self._send(rpc.encode_notification(method, params))
 
     async def _send(self, line: bytes) -> None:
+        # A line is written whole even when its sender gives up: half a line breaks the stream.
+        write = asyncio.create_task(self._write(line), name="write a line")
+        self._writes.add(write)
+        write.add_done_callback(self._written)
+        await asyncio.shield(write)
+
+    async def _write(self, line: bytes) -> None:
         async with self._write_lock:
             await self._channel.write(line)
+
+    def _written(self, write: asyncio.Task[None]) -> None:
+        self._writes.discard(write)
+        if not write.cancelled():
+            write.exception()  # its sender may be gone: do not warn

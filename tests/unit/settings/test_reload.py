@@ -17,10 +17,12 @@ from .conftest import WORKING, Data
 
 Seen = asyncio.Queue[Settings | ConfigError]
 PATIENCE = 30.0
+NEVER = 600.0
 
 
 @asynccontextmanager
-async def watching(data: Data) -> AsyncIterator[Seen]:
+async def watching(data: Data, poll: float = NEVER) -> AsyncIterator[Seen]:
+    """By default without polling: what is seen was noticed by the system."""
     data.path.write_text(WORKING)
     seen: Seen = asyncio.Queue(maxsize=100)
     task = asyncio.create_task(
@@ -29,10 +31,10 @@ async def watching(data: Data) -> AsyncIterator[Seen]:
             lambda: load_settings(data.root, {}),
             seen.put_nowait,
             seen.put_nowait,
-            poll=0.2,
+            poll=poll,
         )
     )
-    await asyncio.sleep(0)  # its first step takes the content to compare with
+    await asyncio.sleep(0)  # its first step takes the content to compare with, and begins to watch
     try:
         yield seen
         assert not task.done()
@@ -103,8 +105,8 @@ async def test_a_removed_file_is_reported_and_its_return_is_taken_up(data: Data)
         assert got.host.max_queue == 4
 
 
-async def test_neighbours_and_touches_change_nothing(data: Data) -> None:
-    async with watching(data) as seen:
+async def test_neighbours_touches_and_time_change_nothing(data: Data) -> None:
+    async with watching(data, poll=0.05) as seen:
         (data.root / "nanokimi.db-wal").write_text("x")
         data.path.touch()
         replace(data.path, WORKING)
@@ -112,18 +114,36 @@ async def test_neighbours_and_touches_change_nothing(data: Data) -> None:
         got = await next_of(seen)
         assert isinstance(got, Settings)
         assert got.host.max_queue == 6
-        assert seen.empty()
+        (data.root / "nanokimi.db-wal").write_text("y")
+        data.path.touch()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await seen.get()
 
 
-async def test_a_file_behind_a_link_is_followed(data: Data) -> None:
+async def test_a_link_that_is_exchanged_is_followed(data: Data) -> None:
     """How configuration is often delivered: the file is a link, and its target is exchanged."""
-    for name, text in (("one", WORKING), ("two", with_queue(9))):
-        (data.root / name).mkdir()
-        (data.root / name / "config.toml").write_text(text)
+    (data.root / "two").mkdir()
+    (data.root / "two" / "config.toml").write_text(with_queue(9))
     async with watching(data) as seen:
-        data.path.unlink()
-        data.path.symlink_to("two/config.toml")
+        (data.root / "link").symlink_to("two/config.toml")
+        os.replace(data.root / "link", data.path)
         got = await next_of(seen)
-        while isinstance(got, ConfigError):
-            got = await next_of(seen)
+        assert isinstance(got, Settings)
         assert got.host.max_queue == 9
+
+
+async def test_a_change_that_the_system_does_not_tell_of_is_found_by_polling(data: Data) -> None:
+    elsewhere = data.root.parent / "elsewhere.toml"
+    async with watching(data, poll=0.05) as seen:
+        elsewhere.write_text(with_queue(2))
+        (data.root / "link").symlink_to(elsewhere)
+        os.replace(data.root / "link", data.path)
+        got = await next_of(seen)
+        assert isinstance(got, Settings)
+        assert got.host.max_queue == 2
+        elsewhere.write_text(with_queue(3))
+        got = await next_of(seen)
+        while isinstance(got, ConfigError):  # the moment in which it was empty
+            got = await next_of(seen)
+        assert got.host.max_queue == 3

@@ -51,7 +51,7 @@ async def _login(context: Context, provider: str | None) -> None:
                 client=client,
                 headers=client_headers(context.layout.credentials),
             )
-    store.save(tokens)
+    await store.replace(tokens)
     out.print(f"logged in to {name}")
 
 
@@ -59,7 +59,8 @@ def logout(ctx: typer.Context, provider: ProviderArgument = None) -> None:
     """Forget the login of a provider on this machine."""
     context = context_of(ctx)
     name, oauth = _oauth(context, provider)
-    if TokenStore(context.layout.credentials, oauth.key).delete():
+    store = TokenStore(context.layout.credentials, oauth.key)
+    if run(store.delete):
         out.print(f"logged out of {name}")
     else:
         note(f"there was no login for {name}")

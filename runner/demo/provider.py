@@ -100,7 +100,11 @@ class DemoProvider:
         logging.getLogger("uvicorn.error").addFilter(_expected)
         host, port = self._address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=1024)
+        # Named, the protocol makes the event loop switch Nagle's delay off.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
         self._address = (host, listener.getsockname()[1])
         app = Starlette(
             routes=[

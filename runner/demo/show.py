@@ -230,7 +230,7 @@ async def _login(show: _Show, layout: Layout, settings: Settings, provider: Demo
             headers=client_headers(layout.credentials),
         )
     store = TokenStore(layout.credentials, oauth.key)
-    store.save(tokens)
+    await store.replace(tokens)
     _hold(store.path.stat().st_mode & 0o777 == 0o600, "the token file is readable by others")
     show.say("the token is in data/credentials/, mode 0600; sandboxes never see it")
 

@@ -30,6 +30,9 @@ class Credentials:
         self._sources: dict[tuple[str, str], TokenSource] = {}
 
     async def aclose(self) -> None:
+        """Let a renewal that is under way end: cut short it could lose the login."""
+        for source in self._sources.values():
+            await source.close()
         await self._client.aclose()
 
     def login(self, oauth: OAuth) -> TokenSource:

@@ -45,10 +45,10 @@ async def find_base(
     if offline and base_image is None:
         return await _offline_base(engine, ca_bundle, progress)
     wanted = base_image or DEFAULT_BASE
-    if await engine.image_id(wanted) is not None:
+    if await engine.image(wanted) is not None:
         return wanted
     automatic = base_image is None and offline is None
-    if automatic and await engine.image_id(OFFLINE_BASE) is not None:
+    if automatic and await engine.image(OFFLINE_BASE) is not None:
         return OFFLINE_BASE
     problem = await _pull(engine, wanted, progress)
     if not problem:
@@ -70,8 +70,8 @@ async def _pull(engine: Engine, image: str, progress: Progress) -> str:
 
     def pull() -> str:
         for event in engine.stream_pull(repository, tag or "latest"):
-            if error := event.get("error"):
-                return str(error)
+            if event.error:
+                return event.error
         return ""
 
     try:
@@ -81,7 +81,7 @@ async def _pull(engine: Engine, image: str, progress: Progress) -> str:
 
 
 async def _offline_base(engine: Engine, ca_bundle: Path | None, progress: Progress) -> str:
-    if await engine.image_id(OFFLINE_BASE) is not None:
+    if await engine.image(OFFLINE_BASE) is not None:
         return OFFLINE_BASE
     if shutil.which("mmdebstrap") is None:
         raise ImageMissingError(

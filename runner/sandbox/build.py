@@ -16,12 +16,11 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from runner.errors import ImageMissingError, PermanentError
 from runner.sandbox.base import Progress, find_base
 from runner.sandbox.context import inputs_hash, library_files, pack, source_files
-from runner.sandbox.engine import Engine, RefusedError, as_engine_error
+from runner.sandbox.engine import Engine, Event, RefusedError, as_engine_error
 
 LABEL_INPUTS = "nanokimi.inputs"
 DEFAULT_TAG = "nanokimi-agent"
@@ -116,18 +115,19 @@ async def _make(
             ca_bundle=ca_bundle,
             progress=progress,
         )
-        base_id = await engine.image_id(base) or ""
+        base_made = await engine.image(base)
         files = source_files()
-        inputs = inputs_hash(files, base_id, *_requirements())
-        built = force or await _label(engine, tag) != inputs
+        inputs = inputs_hash(files, base_made.ref if base_made else "", *_requirements())
+        present = await engine.image(tag)
+        built = force or present is None or present.labels.get(LABEL_INPUTS) != inputs
         if built:
             await _build(engine, tag, base, files, inputs, ca_bundle, progress)
         else:
             progress(f"{tag} is up to date")
-        made = await engine.inspect_image(tag)
+        made = await engine.image(tag)
         if made is None:
             raise ImageMissingError(f"{tag} is not there after the build", hint="build again")
-        return BuildResult(tag, str(made["Id"]), base, int(made["Size"]), built)
+        return BuildResult(tag, made.ref, base, made.size, built)
     finally:
         await engine.close()
 
@@ -162,27 +162,20 @@ async def _build(
         raise as_engine_error(e) from None
 
 
-def _follow(events: Iterator[dict[str, Any]], progress: Progress) -> None:
+def _follow(events: Iterator[Event], progress: Progress) -> None:
     """Read the engine's progress to its end. Blocking."""
     last: deque[str] = deque(maxlen=20)
     for event in events:
-        if error := event.get("error"):
+        if event.error:
             raise PermanentError(
-                f"the image did not build: {error}",
+                f"the image did not build: {event.error}",
                 hint="its last words: " + " ".join(last)[-800:],
                 code="build_failed",
             )
-        line = str(event.get("stream", "")).strip()
-        if line:
-            last.append(line)
-        if line.startswith("Step "):
-            progress(line.partition("   ")[0][:100])
-
-
-async def _label(engine: Engine, tag: str) -> str:
-    image = await engine.inspect_image(tag)
-    labels = image["Config"].get("Labels") if image is not None else None
-    return str((labels or {}).get(LABEL_INPUTS, ""))
+        if event.text:
+            last.append(event.text)
+        if event.text.startswith("Step "):
+            progress(event.text.partition("   ")[0][:100])
 
 
 async def _probe(engine: Engine, base: str) -> BasePython:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class DockerSpawner:
         return cls(engine, layout, install, image, paths)
 
     async def check(self) -> EngineReport:
-        if await self._engine.image_id(self._image) is None:
+        if await self._engine.image(self._image) is None:
             raise _image_missing(self._image)
         return EngineReport(
             backend="docker",
@@ -178,7 +179,7 @@ class DockerSpawner:
         name = name_of(self._install, spec.folder)
         for _ in range(CREATE_TRIES):
             try:
-                return await self._engine.create(name, body)
+                return await self._create_once(name, body)
             except RefusedError as e:
                 if e.status == 404:
                     raise _image_missing(spec.image or self._image) from None
@@ -191,6 +192,16 @@ class DockerSpawner:
                 await self._engine.stop(holder.ref, math.ceil(LEFTOVER_GRACE))
                 await self._remove(holder.ref)
         raise EngineError(f"the name {name} stays taken", hint=f"docker rm -f {name}")
+
+    async def _create_once(self, name: str, body: dict[str, object]) -> str:
+        creating = asyncio.ensure_future(self._engine.create(name, body))
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            # The engine makes it all the same, and nobody else would know its id.
+            with contextlib.suppress(RefusedError, EngineError):
+                await self._remove(await creating)
+            raise
 
     def _check_older(self, name: str, holder: ContainerState, generation: int) -> None:
         if holder.labels.get(LABEL_INSTALL) != self._install:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import docker
@@ -59,6 +59,23 @@ class ContainerMount:
     source: str
     destination: str
     writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image by its id; ``size`` in bytes."""
+
+    ref: str
+    size: int
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a build's or pull's progress; ``error`` is empty until it fails."""
+
+    text: str
+    error: str
 
 
 class Engine:
@@ -135,19 +152,16 @@ class Engine:
         answer = await self.run("say its version", lambda api: api.version())
         return str(answer.get("Version", "?"))
 
-    async def image_id(self, image: str) -> str | None:
-        """The image's id, or ``None`` when the engine does not have it."""
-        inspected = await self.inspect_image(image)
-        return None if inspected is None else str(inspected["Id"])
-
-    async def inspect_image(self, image: str) -> dict[str, Any] | None:
+    async def image(self, image: str) -> Image | None:
+        """The image of that name, or ``None`` when the engine does not have it."""
         try:
             answer = await self.run("inspect an image", lambda api: api.inspect_image(image))
         except RefusedError as e:
             if e.status == 404:
                 return None
             raise as_engine_error(e) from None
-        return dict(answer)
+        labels = answer["Config"].get("Labels") or {}
+        return Image(str(answer["Id"]), int(answer["Size"]), dict(labels))
 
     async def create(self, name: str, body: dict[str, object]) -> str:
         """Create a container and return its id; ``RefusedError`` 404 no image, 409 name taken."""
@@ -277,20 +291,28 @@ class Engine:
         except RefusedError as e:
             raise as_engine_error(e) from None
 
-    def stream_build(self, context: BinaryIO, **options: object) -> Iterator[dict[str, Any]]:
-        """Build from a tar context; yields the engine's progress objects. Blocking."""
-        yield from self._api.build(
-            fileobj=context, custom_context=True, decode=True, rm=True, forcerm=True, **options
+    def stream_build(self, context: BinaryIO, **options: object) -> Iterator[Event]:
+        """Build from a tar context, line by line. Blocking."""
+        yield from map(
+            _event,
+            self._api.build(
+                fileobj=context, custom_context=True, decode=True, rm=True, forcerm=True, **options
+            ),
         )
 
-    def stream_pull(self, repository: str, tag: str) -> Iterator[dict[str, Any]]:
-        """Pull an image; yields the engine's progress objects. Blocking."""
-        yield from self._api.pull(repository, tag=tag, stream=True, decode=True)
+    def stream_pull(self, repository: str, tag: str) -> Iterator[Event]:
+        """Pull an image, line by line. Blocking."""
+        yield from map(_event, self._api.pull(repository, tag=tag, stream=True, decode=True))
 
     async def close(self) -> None:
         """Let go of the engine; calls that still run end by their own deadline."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._api.close)
+
+
+def _event(raw: Mapping[str, object]) -> Event:
+    text = raw.get("stream") or raw.get("status") or ""
+    return Event(str(text).strip(), str(raw.get("error") or ""))
 
 
 def as_engine_error(e: RefusedError) -> EngineError:

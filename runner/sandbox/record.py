@@ -7,13 +7,14 @@ and start time, so a pid that was used again never gets a signal meant for anoth
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from runner.sandbox.spawner import SandboxInfo
 from runner.sandbox.volumes import directory, write_atomic
@@ -64,16 +65,16 @@ class Records:
 
     def write(self, record: Record) -> None:
         """Durable when it returns."""
-        data = json.dumps(asdict(record)).encode()
+        data = msgspec.json.encode(record)
         with directory(self._layout.root, self._layout.group_run(record.folder), 0o700) as fd:
             write_atomic(fd, self._name, data, 0o600)
 
     def read(self, folder: str) -> Record | None:
         """The group's record; ``None`` when there is none or it is torn."""
         try:
-            raw = json.loads((self._layout.group_run(folder) / self._name).read_bytes())
-            return Record(**raw)
-        except (OSError, ValueError, TypeError):
+            raw = (self._layout.group_run(folder) / self._name).read_bytes()
+            return msgspec.json.decode(raw, type=Record)
+        except (OSError, msgspec.DecodeError):
             return None
 
     def remove(self, folder: str) -> None:

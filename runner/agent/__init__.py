@@ -19,8 +19,9 @@
     transport     HTTP/1.1 over TCP or a Unix socket
     compaction    when and how the conversation is summed up
     prompt        the system text and AGENTS.md
-    children      processes of tools: bounded output, the whole tree ends
-    tools         bash, read, write, edit, glob, grep
+    children      processes of tools; output keeps their head and tail
+    tools         bash, read, write, edit, glob, grep, all within the workspace
+    notes         what goes to stderr
 
 Imports: the standard library, msgspec, h11, and of the house only ``wire``, ``settings.container``,
 ``model`` and ``errors``: the agent starts in a cold container while somebody waits.

@@ -143,8 +143,12 @@ class App:
         except msgspec.DecodeError as e:
             note("cancel.malformed", why=str(e))
             return
-        if id_ in self._turns:
-            self._turns[id_].cancel()
+        # A prompt that was read just before has its task, but the task has not begun: let it.
+        asyncio.get_running_loop().call_soon(self._cancel, id_)
+
+    def _cancel(self, session_id: str) -> None:
+        if session_id in self._turns:
+            self._turns[session_id].cancel()
 
     def _initialize(self, params: acp.InitializeParams) -> acp.InitializeResult:
         if isinstance(self._settings, ConfigError):

@@ -11,6 +11,8 @@ import msgspec
 from runner.model import Usage
 
 MAX_TOOL_ID = 64
+# Key under which arguments are kept that were not a JSON object: the API wants one sent back.
+MALFORMED = "_malformed"
 # Stands in a journal where a model said nothing at all.
 NOTHING = b"null"
 NO_OUTPUT = "(no output)"
@@ -114,7 +116,7 @@ def settled(reply: Reply) -> tuple[Call, ...]:
         seen.add(id_)
         arguments = call.function.arguments.strip() or "{}"
         if not is_json_object(arguments):
-            arguments = "{}"
+            arguments = _encode({MALFORMED: arguments[:500]}).decode()
         calls.append(Call(id=id_, function=Function(call.function.name, arguments)))
     return tuple(calls)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -164,6 +163,8 @@ def parse_retry_after(value: str | None, *, now: float | None = None) -> float |
     try:
         seconds = float(value)
     except ValueError:
+        from email.utils import parsedate_to_datetime  # rare, and dear at start-up
+
         try:
             seconds = parsedate_to_datetime(value).timestamp() - (
                 time.time() if now is None else now

@@ -20,7 +20,7 @@ from runner.wire.acp import StopReason
 
 VERSION = 1
 MAX_ENTRY = 32 * 1024 * 1024
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Entry(msgspec.Struct, tag_field="entry", omit_defaults=True, kw_only=True):

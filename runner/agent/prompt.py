@@ -6,7 +6,6 @@ counters, so that the provider's prefix cache keeps hitting.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
@@ -51,12 +50,13 @@ def read_agents_md(cwd: str) -> str:
         )
     except OSError:
         return ""
-    with open(fd, "rb") as file:  # noqa: PTH123
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return ""
-        try:
-            data = file.read(MAX_AGENTS_MD + 1)
-        except OSError as e:
-            return f"(AGENTS.md cannot be read: {errno.errorcode.get(e.errno or 0, e)})"
+        data = os.read(fd, MAX_AGENTS_MD + 1)
+    except OSError as e:
+        return f"(AGENTS.md cannot be read: {e.strerror})"
+    finally:
+        os.close(fd)
     text = data[:MAX_AGENTS_MD].decode("utf-8", "replace").strip()
     return f"{text}\n(cut after {MAX_AGENTS_MD} bytes)" if len(data) > MAX_AGENTS_MD else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -79,7 +79,7 @@ class Model:
                     failure,
                     attempt,
                     self._settings.loop.max_retries_per_step,
-                    jitter=random.random(),  # noqa: S311  spreads load, guards nothing
+                    jitter=os.urandom(1)[0] / 255,
                 ):
                     case GiveUp():
                         raise

@@ -196,7 +196,8 @@ class Turn:
                 raise
             reply = await self._ask()
         family = request.family_of(self._settings.model)
-        message = chat.assistant(reply, demand_reasoning=family.demands_reasoning)
+        demand = family.demands_reasoning or self._settings.thinking
+        message = chat.assistant(reply, demand_reasoning=demand)
         self._session.note(
             ModelSaid(
                 turn=self.id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from runner.agent.chat import Call
+from runner.agent.chat import MALFORMED, Call
 from runner.agent.tools import bash, edit, glob, grep, read, write
 from runner.agent.tools.tool import Outcome, Room, Tool, ToolError
 
@@ -38,6 +38,8 @@ def kind_of(name: str) -> str:
 
 async def run(call: Call, room: Room) -> Outcome:
     """Run one call. Whatever goes wrong becomes a failed outcome that the model can read."""
+    if call.function.arguments.startswith(f'{{"{MALFORMED}":'):
+        return Outcome("the arguments are not a JSON object: send the call again", failed=True)
     tool = _BY_NAME.get(call.function.name)
     if tool is None:
         return Outcome(f"there is no tool {call.function.name!r}", failed=True)

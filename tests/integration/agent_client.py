@@ -220,10 +220,13 @@ async def running(
     try:
         yield agent
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        await process.wait()
+        if process.stdin is not None:
+            process.stdin.close()  # a clean end takes the tools' processes with it
+        try:
+            await asyncio.wait_for(process.wait(), 5)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
         await asyncio.wait_for(reading, DEADLINE)
 
 

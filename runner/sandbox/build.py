@@ -1,4 +1,4 @@
-"""Builds the agent's image: base, libraries for that base, the agent. Skips what is up to date.
+"""Builds our images: base, libraries for that base, our files. Skips what is up to date.
 
 The libraries are fetched on the host by pip for the base's Python and put into the build context:
 no index setting, CA bundle or proxy of the host enters the build (see
@@ -10,25 +10,37 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
+import re
 import sys
 import tempfile
+import tomllib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import ImageMissingError, PermanentError
 from runner.sandbox.base import Progress, find_base
-from runner.sandbox.context import inputs_hash, library_files, pack, source_files
+from runner.sandbox.context import (
+    inputs_hash,
+    library_files,
+    orchestrator_files,
+    pack,
+    source_files,
+)
 from runner.sandbox.engine import Engine, Event, RefusedError, as_engine_error
 
 LABEL_INPUTS = "nanokimi.inputs"
 DEFAULT_TAG = "nanokimi-agent"
+ORCHESTRATOR_TAG = "nanokimi"
 
 BUILD_DEADLINE = 600.0
 PIP_DEADLINE = 600.0
 PROBE_DEADLINE = 60.0
 _MIN_PYTHON = (3, 11)
+_AGENT_LIBRARIES = ("httpx", "msgspec")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_OF_EXTRA = re.compile(r";.*\bextra\b")
 _PROBE = (
     "import platform, sys; v = sys.version_info; libc, n = platform.libc_ver(); "
     "print(v[0], v[1], platform.machine(), libc or 'musl', n or '1.2')"
@@ -71,6 +83,15 @@ class BasePython:
         return [*tags, f"manylinux2014_{self.machine}"] if self.libc == "glibc" else tags
 
 
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """What goes into an image: ``files`` by their names in the context, pip's ``requirements``."""
+
+    dockerfile: str
+    files: dict[str, Path]
+    requirements: tuple[str, ...]
+
+
 def build_image(
     *,
     tag: str = DEFAULT_TAG,
@@ -80,7 +101,9 @@ def build_image(
     progress: Progress = lambda _: None,
     force: bool = False,
 ) -> BuildResult:
-    """Build ``tag`` unless it is up to date. Blocking: in a thread where an event loop runs.
+    """Build the agent's image unless it is up to date.
+
+    Blocking: call it in a thread where an event loop runs.
 
     Args:
         base_image, offline_base: which base, see :func:`runner.sandbox.base.find_base`.
@@ -93,12 +116,33 @@ def build_image(
         EngineError: no engine, or it failed. ImageMissingError: no base image.
         PermanentError: pip or the build failed; quotes it.
     """
-    return asyncio.run(
-        _make(tag, base_image, offline_base, ca_bundle or _default_ca_bundle(), progress, force)
+    recipe = _Recipe(
+        "container/Dockerfile", source_files(), tuple(_pinned(name) for name in _AGENT_LIBRARIES)
     )
+    ca_bundle = ca_bundle or _default_ca_bundle()
+    return asyncio.run(_make(recipe, tag, base_image, offline_base, ca_bundle, progress, force))
+
+
+def build_orchestrator(
+    *,
+    tag: str = ORCHESTRATOR_TAG,
+    base_image: str | None = None,
+    offline_base: bool | None = None,
+    ca_bundle: Path | None = None,
+    progress: Progress = lambda _: None,
+    force: bool = False,
+) -> BuildResult:
+    """Build the image that ``compose.yaml`` runs; everything else as in :func:`build_image`."""
+    files = orchestrator_files()
+    # pip: with it the orchestrator builds the agent's image.
+    requirements = (*_pinned_with_dependencies(_declared(files["pyproject.toml"])), "pip")
+    recipe = _Recipe("container/orchestrator.Dockerfile", files, requirements)
+    ca_bundle = ca_bundle or _default_ca_bundle()
+    return asyncio.run(_make(recipe, tag, base_image, offline_base, ca_bundle, progress, force))
 
 
 async def _make(
+    recipe: _Recipe,
     tag: str,
     base_image: str | None,
     offline_base: bool | None,
@@ -116,12 +160,11 @@ async def _make(
             progress=progress,
         )
         base_made = await engine.image(base)
-        files = source_files()
-        inputs = inputs_hash(files, base_made.ref if base_made else "", *_requirements())
+        inputs = inputs_hash(recipe.files, base_made.ref if base_made else "", *recipe.requirements)
         present = await engine.image(tag)
         built = force or present is None or present.labels.get(LABEL_INPUTS) != inputs
         if built:
-            await _build(engine, tag, base, files, inputs, ca_bundle, progress)
+            await _build(engine, recipe, tag, base, inputs, ca_bundle, progress)
         else:
             progress(f"{tag} is up to date")
         made = await engine.image(tag)
@@ -134,9 +177,9 @@ async def _make(
 
 async def _build(
     engine: Engine,
+    recipe: _Recipe,
     tag: str,
     base: str,
-    files: dict[str, Path],
     inputs: str,
     ca_bundle: Path | None,
     progress: Progress,
@@ -145,13 +188,13 @@ async def _build(
     progress(f"fetching libraries for Python {python.major}.{python.minor} on {python.machine}")
     with tempfile.TemporaryDirectory(prefix="nanokimi-build-") as directory:
         target = Path(directory)
-        await _fetch_libraries(target, python, ca_bundle)
-        context = await asyncio.to_thread(pack, files | library_files(target))
+        await _fetch_libraries(target, recipe.requirements, python, ca_bundle)
+        context = await asyncio.to_thread(pack, recipe.files | library_files(target))
     progress(f"building {tag} on {base}")
     events = engine.stream_build(
         context,
         tag=tag,
-        dockerfile="container/Dockerfile",
+        dockerfile=recipe.dockerfile,
         buildargs={"BASE_IMAGE": base},
         labels={LABEL_INPUTS: inputs},
         timeout=int(BUILD_DEADLINE),
@@ -197,19 +240,51 @@ async def _probe(engine: Engine, base: str) -> BasePython:
     return python
 
 
-def _requirements() -> list[str]:
-    """The versions that run here, so that both ends of the wire are the tested ones."""
-    return [f"{name}=={importlib.metadata.version(name)}" for name in ("httpx", "msgspec")]
+def _pinned(name: str) -> str:
+    """The version that runs here, so that what is in the images is what was tested."""
+    return f"{name}=={importlib.metadata.version(name)}"
 
 
-async def _fetch_libraries(target: Path, python: BasePython, ca_bundle: Path | None) -> None:
+def _declared(pyproject: Path) -> list[str]:
+    return [str(line) for line in tomllib.loads(pyproject.read_text())["project"]["dependencies"]]
+
+
+def _pinned_with_dependencies(requirements: Sequence[str]) -> list[str]:
+    """These and all that they need, at the versions that run here.
+
+    What is not installed here was ruled out by its condition; pip judges that again for the base.
+    """
+    wanted, pinned = list(requirements), dict[str, str]()
+    while wanted:
+        line = wanted.pop()
+        name = _canonical(line)
+        if name in pinned or _OF_EXTRA.search(line):
+            continue
+        try:
+            pinned[name] = _pinned(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        wanted += importlib.metadata.requires(name) or []
+    return sorted(pinned.values())
+
+
+def _canonical(requirement: str) -> str:
+    """``Typing_Extensions>=4; …`` → ``typing-extensions`` (PEP 503)."""
+    found = _NAME.match(requirement)
+    assert found is not None
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+async def _fetch_libraries(
+    target: Path, requirements: Sequence[str], python: BasePython, ca_bundle: Path | None
+) -> None:
     line = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-input"]
     line += ["--disable-pip-version-check", "--only-binary=:all:", "--implementation=cp"]
     line += [f"--python-version={python.major}.{python.minor}", f"--target={target}"]
     line += [f"--platform={platform}" for platform in python.platforms()]
     if ca_bundle is not None:
         line += [f"--cert={ca_bundle}"]
-    line += _requirements()
+    line += requirements
     if (python.major, python.minor) < (3, 13):
         line += ["typing-extensions"]  # pip judges that condition by the host's own Python
     process = await asyncio.create_subprocess_exec(

@@ -1,11 +1,11 @@
-"""The build context of the agent image: few files, in memory, the same bytes every time."""
+"""The build contexts of our images: few files, in memory, the same bytes every time."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import runner
@@ -20,10 +20,11 @@ _IMAGE_FILES = (
     "container/requirements.txt",
     "entrypoint.sh",
 )
+_ORCHESTRATOR_FILES = ("container/orchestrator.Dockerfile", "pyproject.toml")
 
 
 def source_files() -> dict[str, Path]:
-    """Every file of the context but the libraries: name in the context → path on disk.
+    """The agent image's files but its libraries: name in the context → path on disk.
 
     Raises:
         PermanentError: this installation lacks the files of the image.
@@ -33,8 +34,18 @@ def source_files() -> dict[str, Path]:
     for name in _PACKAGES:
         for path in sorted((package / name).rglob("*.py")):
             files[f"runner/{path.relative_to(package)}"] = path
-    root = _image_root(package)
-    return files | {name: root / name for name in _IMAGE_FILES}
+    return files | _image_files(package, _IMAGE_FILES)
+
+
+def orchestrator_files() -> dict[str, Path]:
+    """The same for the orchestrator's image, which can build the agent's image in its turn.
+
+    Raises:
+        PermanentError: this is not a source checkout.
+    """
+    package = Path(runner.__file__).parent
+    files = {f"runner/{path.relative_to(package)}": path for path in sorted(package.rglob("*.py"))}
+    return files | _image_files(package, (*_IMAGE_FILES, *_ORCHESTRATOR_FILES))
 
 
 def inputs_hash(files: Mapping[str, Path], *others: str) -> str:
@@ -72,13 +83,13 @@ def library_files(target: Path) -> dict[str, Path]:
     }
 
 
-def _image_root(package: Path) -> Path:
-    """The source checkout, or the copy that a wheel carries."""
+def _image_files(package: Path, names: Sequence[str]) -> dict[str, Path]:
+    """From the source checkout, or the copy that a wheel carries."""
     for root in (package.parent, package / "sandbox" / "image"):
-        if all((root / name).is_file() for name in _IMAGE_FILES):
-            return root
+        if all((root / name).is_file() for name in names):
+            return {name: root / name for name in names}
     raise PermanentError(
-        "the image's files (container/, entrypoint.sh) are not in this installation",
+        f"the image's files ({', '.join(names)}) are not in this installation",
         hint="reinstall nanokimi, or run from a source checkout",
         code="installation_incomplete",
     )

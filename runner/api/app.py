@@ -56,6 +56,7 @@ def create_app(host: Host, token: str) -> FastAPI:
     app = FastAPI(
         title="nanokimi",
         version=__version__,
+        strict_content_type=False,  # the bearer token is the guard against other sites' forms
         description="Every chat group has its own AI agent. Send messages, stream the answers.",
     )
     app.state.host = host
@@ -146,11 +147,15 @@ def status_of(e: NanokimiError) -> int:
             return 422
 
 
-async def _on_invalid(_request: Request, e: Exception) -> JSONResponse:
+async def _on_invalid(request: Request, e: Exception) -> JSONResponse:
     assert isinstance(e, RequestValidationError)
+    kind = request.headers.get("content-type", "application/json")
+    if "json" not in kind:
+        hint = "send Content-Type: application/json"
+        return _json(415, "not_json", f"the body is {kind[:100]}", hint)
     found: list[dict[str, Any]] = list(e.errors())
     if any(f["type"] == "json_invalid" for f in found):
-        return _json(400, "bad_json", "the body is not JSON", "send a JSON object")
+        return _bad_json()
     told = "; ".join(
         f"{'.'.join(str(p) for p in f['loc'] if p != 'body') or 'body'}: {f['msg']}"
         for f in found[:10]
@@ -162,8 +167,14 @@ async def _on_http(_request: Request, e: Exception) -> JSONResponse:
     assert isinstance(e, HTTPException)
     if e.status_code == 413:
         return _too_large()
+    if e.status_code == 400:  # a body that is not even text
+        return _bad_json()
     hint = "see /docs for the calls there are" if e.status_code in (404, 405) else ""
     return _json(e.status_code, "http_error", str(e.detail), hint)
+
+
+def _bad_json() -> JSONResponse:
+    return _json(400, "bad_json", "the body is not JSON", "send a JSON object")
 
 
 def _too_large() -> JSONResponse:

@@ -65,7 +65,10 @@ class Api:
 
 def group_path(group: str) -> str:
     """The path of a group's calls, whatever its id holds."""
-    return f"/api/groups/{quote(group, safe='')}"
+    encoded = quote(group, safe="")
+    if group in (".", ".."):  # as a path segment they would mean something else
+        encoded = encoded.replace(".", "%2E")
+    return f"/api/groups/{encoded}"
 
 
 def _unreachable(e: httpx.HTTPError) -> NanokimiError:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from runner.api import sse
@@ -43,9 +43,11 @@ def host_of(request: Request) -> Host:
     return host
 
 
-def group_of(request: Request) -> str:
+def group_of(
+    group: Annotated[str, Path(alias="id", description="The group's id, percent-encoded.")],
+) -> str:
     """The group id of the path. A ``%2F`` in it came through routing as NUL (see ``app``)."""
-    return str(request.path_params["id"]).replace("\0", "/")
+    return group.replace("\0", "/")
 
 
 HostIn = Annotated[Host, Depends(host_of)]

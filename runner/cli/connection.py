@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from runner.api.client import Api
 from runner.api.server import serving_host
@@ -13,19 +13,25 @@ from runner.host.lock import serving
 
 
 @asynccontextmanager
+async def serving_api(context: Context) -> AsyncIterator[Api | None]:
+    """The host that serves this data directory, ``None`` when none does."""
+    other = serving(context.layout.host_lock)
+    if other is None or not other.url:
+        yield None
+        return
+    async with aclosing(Api(other.url, api_token(context.layout))) as api:
+        yield api
+
+
+@asynccontextmanager
 async def connect(context: Context) -> AsyncIterator[Api]:
     """The host that serves this data directory; when none does, one for as long as the block."""
-    other = serving(context.layout.host_lock)
-    if other is not None and other.url:
-        api = Api(other.url, api_token(context.layout))
-        try:
+    async with serving_api(context) as api:
+        if api is not None:
             yield api
-        finally:
-            await api.aclose()
-        return
-    async with serving_host(context.layout, context.settings(), "127.0.0.1", 0) as url:
-        api = Api(url, api_token(context.layout))
-        try:
-            yield api
-        finally:
-            await api.aclose()
+            return
+    async with (
+        serving_host(context.layout, context.settings(), "127.0.0.1", 0) as url,
+        aclosing(Api(url, api_token(context.layout))) as own,
+    ):
+        yield own

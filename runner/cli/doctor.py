@@ -15,6 +15,8 @@ import typer
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import out, show_json, table
 from runner.errors import NanokimiError
+from runner.gateway.upstream import USER_AGENT
+from runner.host.app import remove_files
 from runner.host.credentials import Credentials
 from runner.model import folder_of
 from runner.sandbox.backend import open_spawner
@@ -107,13 +109,7 @@ async def _checks(context: Context) -> AsyncIterator[Check]:
             yield check
     finally:
         await spawner.close()
-        for path in (
-            context.layout.workspace(folder_of(PROBE)),
-            context.layout.sessions(folder_of(PROBE)),
-            context.layout.group_run(folder_of(PROBE)),
-        ):
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
-        context.layout.agent_log(folder_of(PROBE)).unlink(missing_ok=True)
+        await asyncio.to_thread(remove_files, context.layout, folder_of(PROBE))
 
 
 def _disk(context: Context) -> Check:
@@ -139,7 +135,7 @@ async def _provider(settings: Settings, credentials: Credentials) -> AsyncIterat
             answer = await client.get(
                 url,
                 headers={
-                    "user-agent": "nanokimi",
+                    "user-agent": USER_AGENT,
                     **of_group.provider.custom_headers,
                     "authorization": f"Bearer {token}",
                 },

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Literal
 
 import typer
 
+from runner.api.bodies import GroupList, GroupOut, MessageOut, MessagePage
 from runner.api.client import group_path
-from runner.cli.connection import connect
+from runner.cli.connection import serving_api
 from runner.cli.context import Context, context_of, run
-from runner.cli.output import ago, note, out, show_json, table
+from runner.cli.output import ago, note, out, plain, show_json, table
+from runner.host.app import remove_files
+from runner.host.lock import host_lock
+from runner.model import Group
+from runner.store import Store
 
 app = typer.Typer(help="Groups and their agents.", no_args_is_help=True)
 
@@ -20,18 +27,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
 @app.command("list")
 def list_groups(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Every group, its sandbox, and what waits."""
-    found = run(lambda: _call(context_of(ctx), "GET", "/api/groups"))["groups"]
+    context = context_of(ctx)
+    found = run(lambda: _list(context))
     if as_json:
-        show_json(found)
+        show_json([g.model_dump() for g in found])
         return
     if not found:
         note("no groups yet: a group is made by its first message")
         return
     shown = table("GROUP", "SANDBOX", "WAITING", "SINCE", "FOLDER")
     for g in found:
-        shown.add_row(
-            g["group"], g["sandbox"], str(g["waiting"]), ago(g["created_at"]), g["folder"]
-        )
+        shown.add_row(plain(g.group), g.sandbox, str(g.waiting), ago(g.created_at), g.folder)
     out.print(shown)
 
 
@@ -39,48 +45,38 @@ def list_groups(ctx: typer.Context, as_json: JsonOption = False) -> None:
 def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) -> None:
     """One group with its last messages."""
     context = context_of(ctx)
-
-    async def read() -> tuple[Any, Any]:
-        async with connect(context) as api:
-            return (
-                await api.call("GET", group_path(group)),
-                await api.call("GET", f"{group_path(group)}/messages", params={"limit": 1000}),
-            )
-
-    found, history = run(read)
+    found, messages = run(lambda: _show(context, group))
     if as_json:
-        show_json({**found, "messages": history["messages"]})
+        show_json({**found.model_dump(), "messages": [m.model_dump() for m in messages]})
         return
     facts = table("", "")
     facts.show_header = False
     for name in ("group", "folder", "session_id", "sandbox", "running_turn", "waiting"):
-        facts.add_row(f"[bold]{name}[/]", str(found[name] if found[name] is not None else "-"))
+        facts.add_row(f"[bold]{name}[/]", plain(str(getattr(found, name) or "-")))
     out.print(facts)
-    messages = table("WHEN", "SENDER", "STATE", "TEXT")
-    for m in history["messages"][-10:]:
-        text = m["text"].replace("\n", " ")
-        messages.add_row(
-            ago(m["created_at"]),
-            m["sender"] or "-",
-            m["state"],
-            (text[:80] + "…" if len(text) > 80 else text).replace("[", "\\["),
-        )
-    if history["messages"]:
+    if messages:
+        shown = table("WHEN", "SENDER", "STATE", "TEXT")
+        for m in messages[-10:]:
+            text = m.text.replace("\n", " ")
+            text = text[:80] + "…" if len(text) > 80 else text
+            shown.add_row(ago(m.created_at), plain(m.sender or "-"), m.state, plain(text))
         out.print()
-        out.print(messages)
+        out.print(shown)
 
 
 @app.command("stop")
 def stop(ctx: typer.Context, group: GroupArgument) -> None:
     """End the group's sandbox; its memory stays."""
-    done = run(lambda: _call(context_of(ctx), "POST", f"{group_path(group)}/stop"))
-    out.print("stopped" if done["stopped"] else "it had no sandbox")
+    context = context_of(ctx)
+    done = run(lambda: _change(context, group, "stop"))
+    out.print("stopped" if done else "it had no sandbox")
 
 
 @app.command("reset")
 def reset(ctx: typer.Context, group: GroupArgument) -> None:
     """Forget the group's conversation; its files stay."""
-    run(lambda: _call(context_of(ctx), "POST", f"{group_path(group)}/reset"))
+    context = context_of(ctx)
+    run(lambda: _change(context, group, "reset"))
     out.print("forgotten: the next message begins a new conversation")
 
 
@@ -91,12 +87,64 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove a group with its messages, memory and files."""
+    context = context_of(ctx)
     if not yes:
         typer.confirm(f"Remove {group!r} with all its files?", abort=True)
-    run(lambda: _call(context_of(ctx), "DELETE", group_path(group)))
+    run(lambda: _change(context, group, "rm"))
     out.print("removed")
 
 
-async def _call(context: Context, method: str, path: str) -> Any:
-    async with connect(context) as api:
-        return await api.call(method, path)
+# Where a host serves, it is asked; where none does, the store is read, and nothing is started.
+
+
+async def _list(context: Context) -> list[GroupOut]:
+    async with serving_api(context) as api:
+        if api is not None:
+            return GroupList.model_validate(await api.call("GET", "/api/groups")).groups
+    async with _store(context) as store:
+        return [await _offline(store, g) for g in await store.groups()]
+
+
+async def _show(context: Context, group: str) -> tuple[GroupOut, list[MessageOut]]:
+    async with serving_api(context) as api:
+        if api is not None:
+            path, page = group_path(group), {"limit": 1000}
+            found = GroupOut.model_validate(await api.call("GET", path))
+            told = await api.call("GET", f"{path}/messages", params=page)
+            return found, MessagePage.model_validate(told).messages
+    async with _store(context) as store:
+        found = await _offline(store, await store.group(group))
+        return found, [MessageOut.of(m) for m in await store.messages(group, limit=1000)]
+
+
+async def _change(context: Context, group: str, what: Literal["stop", "reset", "rm"]) -> bool:
+    """False only for ``stop`` when there was no sandbox."""
+    async with serving_api(context) as api:
+        if api is not None:
+            if what == "rm":
+                await api.call("DELETE", group_path(group))
+                return True
+            told = await api.call("POST", f"{group_path(group)}/{what}")
+            return what == "reset" or bool(told["stopped"])
+    with host_lock(context.layout.host_lock):
+        async with _store(context) as store:
+            known = await store.group(group)
+            if what == "reset":
+                await store.reset_group(group)
+            elif what == "rm":
+                await store.delete_group(group)
+                remove_files(context.layout, known.folder)
+            return what != "stop"
+
+
+@asynccontextmanager
+async def _store(context: Context) -> AsyncIterator[Store]:
+    store = await Store.open(context.layout.database)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _offline(store: Store, group: Group) -> GroupOut:
+    return GroupOut.of(group, "none", None, await store.count_waiting(group.id))

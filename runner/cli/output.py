@@ -17,14 +17,14 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def show_error(e: NanokimiError) -> None:
     """Two lines on stderr: what happened, and what to do."""
-    err.print("[bold red]error:[/]", _plain(e.message))
+    err.print("[bold red]error:[/]", plain(e.message))
     if e.hint:
-        err.print("[bold]hint:[/]", _plain(e.hint))
+        err.print("[bold]hint:[/]", plain(e.hint))
 
 
 def note(text: str) -> None:
     """A line that is not the result: to stderr, dim."""
-    err.print(f"[dim]{_plain(text)}[/]")
+    err.print(f"[dim]{plain(text)}[/]")
 
 
 def show_json(value: Any) -> None:
@@ -49,5 +49,6 @@ def ago(at: float) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Somebody's text, for a console that reads markup."""
     return text.replace("[", "\\[")

@@ -32,9 +32,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from runner import __version__
 from runner.errors import NanokimiError, TemporaryError
-from runner.gateway.upstream import Upstream
+from runner.gateway.upstream import USER_AGENT, Upstream
 
 log = structlog.get_logger()
 
@@ -44,8 +43,6 @@ BODY_DEADLINE = 60.0
 CONNECT_DEADLINE = 10.0
 SILENCE_DEADLINE = 300.0
 MAX_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
-
-USER_AGENT = f"nanokimi/{__version__}"
 
 
 def new_scoped_token() -> str:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from runner import __version__
+
+# Honest, and our own: some providers look at it, and a client's is never passed on.
+USER_AGENT = f"nanokimi/{__version__}"
+
 TokenGetter = Callable[[str | None], Awaitable[str]]
 """Gives a bearer token. The argument is a token that was just rejected with 401, or ``None``.
 

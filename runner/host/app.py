@@ -189,13 +189,7 @@ class Host:
         try:
             await self.store.delete_group(group_id)
             await self._without_sandbox(group_id)
-            for path in (
-                self.layout.workspace(group.folder),
-                self.layout.sessions(group.folder),
-                self.layout.group_run(group.folder),
-            ):
-                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
-            self.layout.agent_log(group.folder).unlink(missing_ok=True)
+            await asyncio.to_thread(remove_files, self.layout, group.folder)
         finally:
             self._deleting.discard(group_id)
             self.events.forget(group_id)
@@ -326,6 +320,14 @@ async def open_host(
             await spawner.close()
     finally:
         await store.close()
+
+
+def remove_files(layout: Layout, folder: str) -> None:
+    """Remove the workspace, the sessions and the log of a group whose sandbox is gone."""
+    for path in (layout.workspace(folder), layout.sessions(folder), layout.group_run(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+    for log_file in layout.agent_log(folder).parent.glob(f"{folder}.log*"):
+        log_file.unlink(missing_ok=True)
 
 
 def check_group_id(group_id: str) -> None:

@@ -175,7 +175,7 @@ class AgentSession:
         params = acp.LoadSessionParams(session_id=session_id, cwd=self.sandbox.workspace)
         method = acp.SESSION_RESUME if resumes else acp.SESSION_LOAD
         try:
-            await self._call(method, params, dict)
+            await self._call(method, params, msgspec.Raw)  # null or an object, both fine
         except NanokimiError as e:
             if e.code != "session_unknown":
                 raise

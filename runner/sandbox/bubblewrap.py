@@ -3,7 +3,9 @@
 Its own user, pid, ipc, uts and (when isolated) network namespaces; the agent is pid 1; the system
 is read-only; the paths inside are those of a container. As root we drop to the sandbox's uid by
 ``setpriv`` and put the agent into a user namespace of its own, so that the limit on processes
-counts for this sandbox alone.
+counts for this sandbox alone. A host that is killed takes its sandboxes along only when it is not
+root: with two users in play the kernel does not let one's end kill the other. Agents then see the
+end of their stdin, and the next host ends what is left (see ``record``).
 """
 
 from __future__ import annotations
@@ -146,12 +148,10 @@ def _parents(targets: Sequence[str]) -> list[str]:
 def _drop(owner: Owner, *, as_root: bool) -> list[str]:
     if not as_root:
         return []
-    # Changing who we are clears the parent-death signal, so it is set again at the end.
     return [
         "setpriv", "--reuid", str(owner.uid), "--regid", str(owner.gid), "--clear-groups",
         "--inh-caps=-all", "--bounding-set=-all", "--",
         "unshare", "--user", f"--map-user={owner.uid}", f"--map-group={owner.gid}", "--",
-        "setpriv", "--pdeathsig", "KILL", "--",
     ]  # fmt: skip
 
 

@@ -172,7 +172,7 @@ class ProcessSpawner:
         )
 
     async def close(self) -> None:
-        """Drop the streams. Agents see the end of their stdin; bubblewrap's end with this host."""
+        """Drop the streams: agents see the end of their stdin."""
         for child in self._children.values():
             child.streams.abort()
 

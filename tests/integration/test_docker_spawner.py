@@ -121,7 +121,9 @@ async def test_an_open_sandbox_has_a_network_but_no_way_to_metadata_or_neighbour
     neighbour = await docker_lab.start(
         "import socket\n"
         "s = socket.create_server(('0.0.0.0', 9000))\n"
-        "print(socket.gethostbyname(socket.gethostname()), flush=True)\n"
+        "u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "u.connect(('198.51.100.1', 9))\n"  # sends nothing; picks the way out
+        "print(u.getsockname()[0], flush=True)\n"
         "s.accept()",
         folder="g-n",
         network="open",

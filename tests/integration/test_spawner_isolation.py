@@ -63,6 +63,8 @@ async def test_the_root_is_read_only_and_tmp_is_not(lab):
         """
 for place in ("/", "/usr", "/etc", "/home", os.environ["HOME"], "/mnt", "/run"):
     results[place] = attempt(lambda: open(place + "/new", "w"))
+flags = os.statvfs("/").f_flag
+results["mount"] = {"error": "EROFS"} if flags & os.ST_RDONLY else {"bad": str(flags)}
 fine = attempt(lambda: open("/tmp/new", "w")), attempt(lambda: open("/workspace/new", "w"))
 results["fine"] = {"error": "EROFS"} if all("ok" in f for f in fine) else {"bad": str(fine)}
 """,

@@ -60,7 +60,7 @@ def test_the_environment_is_cleared_and_holds_four_names():
     ]
 
 
-def test_the_agent_is_pid_1_and_ends_with_the_host():
+def test_the_agent_is_pid_1_in_a_session_of_its_own():
     assert {"--as-pid-1", "--die-with-parent", "--new-session"} <= set(line())
     assert line()[-2:] == ["agent", "--flag"]
     assert "--nproc=77" in line()

@@ -1,0 +1,6 @@
+"""Benchmarks: each compares the product with something bare in the same run, and says the budget.
+
+``rig`` starts the parts, each in a process of its own; ``http`` is the lean client; ``finding`` is
+what a measure gives back, ``report`` how it is shown. One file per measure: ``cold_turn``,
+``warm_turn``, ``memory``, ``agent_start``, ``accepts``, ``relay``. See ``docs/benchmarks.md``.
+"""

@@ -5,6 +5,7 @@ Every step checks what it claims; the first one that does not hold ends the demo
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import tempfile
@@ -245,7 +246,7 @@ async def _choose(show: _Show, layout: Layout, backend: str) -> tuple[str, str]:
             raise
         try:
             with show.console.status("building the agent image") as status:
-                build_image(tag=IMAGE, ca_bundle=None, progress=status.update)
+                await asyncio.to_thread(build_image, tag=IMAGE, progress=status.update)
             report = await probe.check()
         except NanokimiError as failed:
             if backend == "docker":

@@ -74,7 +74,7 @@ def test_nothing_is_compiled_when_the_agent_starts(agent_image: str):
     answer = ask(
         agent_image,
         """
-import asyncio, httpx, importlib, pkgutil, runner.agent as a
+import asyncio, h11, ssl, importlib, pkgutil, runner.agent as a
 for m in pkgutil.walk_packages(a.__path__, "runner.agent."):
     if not m.name.endswith("__main__"):
         importlib.import_module(m.name)

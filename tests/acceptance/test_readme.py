@@ -1,0 +1,84 @@
+"""What README tells people to type, typed."""
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from rig import log_in, write_config
+
+from runner.demo.provider import DemoProvider
+from runner.settings.layout import Layout
+from runner.settings.load import parse_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", README, re.S)
+    assert found
+    return found[1]
+
+
+async def test_the_bot_of_the_readme_answers(tmp_path: Path) -> None:
+    async with DemoProvider() as provider:
+        layout = Layout(tmp_path / "data")
+        write_config(layout, provider, more='[server]\nlisten = "127.0.0.1:0"')
+        log_in(layout, provider)
+        command = [sys.executable, "-m", "runner", "--data", str(layout.root), "serve"]
+        host = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
+        try:
+            url = ""
+            async with asyncio.timeout(60):
+                while not url:
+                    await asyncio.sleep(0.05)
+                    if layout.host_lock.exists():
+                        text = layout.host_lock.read_text() or "{}"
+                        url = json.loads(text).get("url", "")
+            bot = tmp_path / "bot.py"
+            bot.write_text(block("python").replace("http://127.0.0.1:8420", url))
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                str(bot),
+                cwd=tmp_path,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            async with asyncio.timeout(60):
+                out, _ = await process.communicate(b"remember the word heron\nwhich word?\n")
+            assert out.decode() == "I will remember it.The word was heron."
+        finally:
+            host.terminate()
+            await host.communicate()
+
+
+def test_the_config_of_the_readme_loads(tmp_path: Path) -> None:
+    settings = parse_settings(
+        tomllib.loads(block("toml")), {}, path=tmp_path / "data" / "config.toml"
+    )
+    assert settings.for_group("g").model.model == "kimi-k2.6"
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("NANOKIMI_")}
+    for line in re.findall(r"^nanokimi (.*?)(?: *#.*)?$", README, re.M):
+        words = [w for w in line.split() if not w.startswith("-")]
+        command = words[:2] if words[0] in ("groups", "auth") else words[:1]
+        shown = subprocess.run(
+            [sys.executable, "-m", "runner", *command, "--help"],
+            capture_output=True,
+            check=False,
+            env=env,
+        )
+        assert shown.returncode == 0, line
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

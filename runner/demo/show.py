@@ -31,9 +31,11 @@ from runner.oauth.headers import client_headers
 from runner.oauth.store import TokenStore
 from runner.sandbox.backend import open_spawner
 from runner.sandbox.build import build_image
+from runner.sandbox.spawner import EngineReport
 from runner.settings.layout import Layout
 from runner.settings.load import load_settings
 from runner.settings.schema import Settings
+from runner.store import Store
 
 IMAGE = "nanokimi-agent"
 BIRDS, PLANTS = "bird watchers", "plant lovers"
@@ -98,7 +100,7 @@ class _Show:
 
 async def show(backend: str, *, keep: bool = False) -> int:
     """Run the demo; the exit code. ``backend`` is ``auto``, ``docker`` or ``process``."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     root = Path(tempfile.mkdtemp(prefix="nanokimi-demo-"))
     try:
         await _show(_Show(console), Layout(root / "data"), backend)
@@ -120,14 +122,15 @@ async def show(backend: str, *, keep: bool = False) -> int:
 
 async def _show(show: _Show, layout: Layout, backend: str) -> None:
     with show.step("A sandbox for every group"):
-        backend, sandbox = await _choose(show, layout, backend)
+        report = await _choose(show, layout, backend)
+    isolated = report.version != "plain"
     async with DemoProvider(auto_approve=False, poll_interval=0.2) as provider:
         layout.root.mkdir(parents=True, exist_ok=True)
         layout.config.write_text(
             CONFIG.format(
                 base_url=provider.base_url,
                 oauth_host=provider.oauth_host,
-                backend=backend,
+                backend=report.backend,
                 image=IMAGE,
             )
         )
@@ -135,9 +138,9 @@ async def _show(show: _Show, layout: Layout, backend: str) -> None:
         with show.step("Device login, as with a Kimi Code account"):
             await _login(show, layout, settings, provider)
         async with _host(layout, settings) as api:
-            await _talk(show, layout, api, provider)
+            await _talk(show, layout, api, provider, isolated)
         with show.step("A clean end"):
-            left = await _leftovers(layout, backend)
+            left = await _leftovers(layout, report.backend)
             _hold(left == 0, f"{left} sandboxes are left after the host ended")
             show.say("no sandbox is left")
     summary = Table(box=None, pad_edge=False, show_header=False)
@@ -145,10 +148,12 @@ async def _show(show: _Show, layout: Layout, backend: str) -> None:
         summary.add_row("[green]✓[/]", title, f"{seconds:.1f} s")
     show.console.print("\n[bold]Every step held.[/]")
     show.console.print(summary)
-    show.console.print(f"Sandbox: [bold]{sandbox}[/]")
+    show.console.print(f"Sandbox: [bold]{report.backend} {report.version}[/], {report.isolation}")
 
 
-async def _talk(show: _Show, layout: Layout, api: Api, provider: DemoProvider) -> None:
+async def _talk(
+    show: _Show, layout: Layout, api: Api, provider: DemoProvider, isolated: bool
+) -> None:
     with show.step(f"A turn in “{BIRDS}”: tools in its own workspace, the answer streamed"):
         await _say(show, api, BIRDS, "remember the word heron")
         turn = await _say(
@@ -162,15 +167,12 @@ async def _talk(show: _Show, layout: Layout, api: Api, provider: DemoProvider) -
     with show.step(f"A turn in “{PLANTS}”, side by side"):
         turn = await _say(show, api, PLANTS, "write 'water the fern' to notes.txt and read it back")
         _hold("water the fern" in turn.text, f"the answer was {turn.text!r}")
-    with show.step("One group cannot see another one's files"):
-        script = "grep -rl 'heron nests' / --include=notes.txt 2>/dev/null; echo searched; ls -A ."
-        call = json.dumps({"command": script, "timeout": 60})
-        turn = await _say(show, api, PLANTS, f"!call bash {call}\n!say I looked everywhere.")
-        found = "\n".join(turn.outputs)
-        _hold("searched" in found, f"the search did not run: {found!r}")
-        if "/" in found.replace("exit code", ""):
-            raise DidNotHold(f"{PLANTS} sees {found!r}")
-        show.say("the search over its whole file system finds nothing of the other group")
+    if isolated:
+        with show.step("One group cannot see another one's files"):
+            await _search(show, api)
+    else:
+        with show.step("One group's file tools cannot leave its workspace"):
+            await _reach_out(show, layout, api)
     with show.step("The sandbox is replaced, the memory stays"):
         before = len(provider.requests)
         stopped = await api.call("POST", f"{group_path(BIRDS)}/stop")
@@ -183,6 +185,26 @@ async def _talk(show: _Show, layout: Layout, api: Api, provider: DemoProvider) -
             any(b"remember the word heron" in r.body for r in asked),
             "the earlier words were not in the model's request",
         )
+
+
+async def _search(show: _Show, api: Api) -> None:
+    script = "grep -rl 'heron nests' / --include=notes.txt 2>/dev/null; echo searched; ls -A ."
+    call = json.dumps({"command": script, "timeout": 60})
+    turn = await _say(show, api, PLANTS, f"!call bash {call}\n!say I looked everywhere.")
+    found = "\n".join(turn.outputs)
+    _hold("searched" in found, f"the search did not run: {found!r}")
+    _hold("/" not in found, f"{PLANTS} sees {found!r}")
+    show.say("the search over its whole file system finds nothing of the other group")
+
+
+async def _reach_out(show: _Show, layout: Layout, api: Api) -> None:
+    notes = layout.workspace(folder_of(BIRDS)) / "notes.txt"
+    call = json.dumps({"path": str(notes)})
+    turn = await _say(show, api, PLANTS, f"!call read {call}\n!say I was not let in.")
+    found = "\n".join(turn.outputs)
+    _hold(turn.tools == ["read"], f"tools used: {turn.tools}")
+    _hold("heron nests" not in found, f"{PLANTS} reads {found!r}")
+    show.say("refused; its shell is not held here: that takes Docker or bubblewrap")
 
 
 async def _say(show: _Show, api: Api, group: str, text: str) -> _Turn:
@@ -236,7 +258,7 @@ async def _login(show: _Show, layout: Layout, settings: Settings, provider: Demo
     show.say("the token is in data/credentials/, mode 0600; sandboxes never see it")
 
 
-async def _choose(show: _Show, layout: Layout, backend: str) -> tuple[str, str]:
+async def _choose(show: _Show, layout: Layout, backend: str) -> EngineReport:
     """Docker when an engine answers and the image can be had, else processes; says which."""
     probe = await open_spawner(_backend(backend), layout, "nanokimi-demo-probe", image=IMAGE)
     try:
@@ -258,7 +280,7 @@ async def _choose(show: _Show, layout: Layout, backend: str) -> tuple[str, str]:
     if report.warning:
         show.say(report.warning)
     show.say(f"{report.backend} {report.version}: {report.isolation}")
-    return report.backend, f"{report.backend} {report.version} ({report.isolation})"
+    return report
 
 
 def _backend(name: str) -> Any:
@@ -270,8 +292,6 @@ def _backend(name: str) -> Any:
 
 
 async def _leftovers(layout: Layout, backend: str) -> int:
-    from runner.store import Store
-
     store = await Store.open(layout.database)
     try:
         install = await store.install_id()

@@ -206,7 +206,10 @@ async def test_a_second_signal_stops_at_once_and_the_next_host_goes_on(shell: Sh
     process, _ = await serve(shell)
     script = json.dumps({"command": "echo x >> effects; sleep 2"})
     chat = await shell.start("chat", "birds", "-m", f"!call bash {script}\n!say whole")
-    await read_until(chat.stderr, b"bash")
+    effects = shell.layout.workspace(folder_of("birds")) / "effects"
+    async with asyncio.timeout(DEADLINE):
+        while not effects.exists():
+            await asyncio.sleep(0.02)
     process.terminate()
     await read_until(process.stderr, b"draining")
     process.terminate()
@@ -222,7 +225,7 @@ async def test_a_second_signal_stops_at_once_and_the_next_host_goes_on(shell: Sh
     finally:
         process.terminate()
         await process.communicate()
-    assert (shell.layout.workspace(folder_of("birds")) / "effects").read_text() == "x\n"
+    assert effects.read_text() == "x\n"
 
 
 async def test_login_shows_a_code_and_keeps_a_private_token(tmp_path: Path) -> None:

@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import (
     Connection,
     Engine,
     RowMapping,
-    create_engine,
     delete,
-    event,
     func,
     insert,
     select,
     update,
 )
-from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from runner.errors import BusyError, NanokimiError, NotFoundError, PermanentError, TemporaryError
+from runner.errors import BusyError, NotFoundError
 from runner.model import (
     MESSAGE_MOVES,
     TURN_MOVES,
@@ -40,11 +37,12 @@ from runner.model import (
     MessageState,
     Turn,
     TurnState,
-    Usage,
     advance,
     folder_of,
 )
 from runner.store import schema as t
+from runner.store.database import explain, open_sqlite, prepare
+from runner.store.rows import event_of, group_of, message_of, turn_of
 
 _T = TypeVar("_T")
 
@@ -97,9 +95,9 @@ class Store:
         Raises:
             PermanentError: not a database, or of a newer version of nanokimi.
         """
-        store = cls(_sqlite(path))
+        store = cls(open_sqlite(path))
         try:
-            await store._do(_prepare)
+            await store._do(prepare)
         except BaseException:
             await store.close()
             raise
@@ -117,7 +115,7 @@ class Store:
             except IntegrityError:
                 raise  # a bug of ours, never the operator's
             except DatabaseError as e:
-                raise _explain(e) from None
+                raise explain(e) from None
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
@@ -141,7 +139,7 @@ class Store:
     async def groups(self) -> list[Group]:
         """All groups, oldest first."""
         query = select(t.groups).order_by(t.groups.c.created_at, t.groups.c.id)
-        return await self._do(lambda c: [_group(r) for r in c.execute(query).mappings()])
+        return await self._do(lambda c: [group_of(r) for r in c.execute(query).mappings()])
 
     async def group(self, group_id: str) -> Group:
         """Raises: NotFoundError."""
@@ -211,7 +209,7 @@ class Store:
             if message.external_id is not None and (
                 row := _by_external_id(c, message.group, channel, message.external_id)
             ):
-                return Accepted(_message(row), duplicate=True)
+                return Accepted(message_of(row), duplicate=True)
             _put_group(c, message.group)
             waiting = c.scalar(
                 select(func.count())
@@ -258,7 +256,7 @@ class Store:
                 .order_by(t.messages.c.seq)
                 .limit(limit)
             )
-            return [_message(r) for r in c.execute(query).mappings()]
+            return [message_of(r) for r in c.execute(query).mappings()]
 
         return await self._do(work)
 
@@ -273,7 +271,7 @@ class Store:
             )
             if row is None:
                 raise NotFoundError(f"there is no message {message_id!r}")
-            return _message(row)
+            return message_of(row)
 
         return await self._do(work)
 
@@ -314,7 +312,7 @@ class Store:
         def work(c: Connection) -> Claim | None:
             if found := _unfinished(c, group_id):
                 row, taken = found
-                turn = replace(_turn(row), attempt=row["attempt"] + 1)
+                turn = replace(turn_of(row), attempt=row["attempt"] + 1)
                 c.execute(
                     update(t.turns).where(t.turns.c.id == turn.id).values(attempt=turn.attempt)
                 )
@@ -328,7 +326,7 @@ class Store:
                 .order_by(t.messages.c.seq)
                 .limit(MAX_MESSAGES_PER_TURN)
             )
-            waiting = [_message(r) for r in c.execute(query).mappings()]
+            waiting = [message_of(r) for r in c.execute(query).mappings()]
             if not any(m.wakes for m in waiting):
                 return None
             turn = Turn(
@@ -406,7 +404,7 @@ class Store:
             row = c.execute(select(t.turns).where(t.turns.c.id == turn_id)).mappings().first()
             if row is None:
                 raise NotFoundError(f"there is no turn {turn_id!r}")
-            return _turn(row)
+            return turn_of(row)
 
         return await self._do(work)
 
@@ -421,7 +419,7 @@ class Store:
 
         def work(c: Connection) -> Turn | None:
             row = c.execute(query).mappings().first()
-            return _turn(row) if row is not None else None
+            return turn_of(row) if row is not None else None
 
         return await self._do(work)
 
@@ -439,70 +437,11 @@ class Store:
             .order_by(t.events.c.id)
             .limit(limit)
         )
-        return await self._do(lambda c: [_event(r) for r in c.execute(query).mappings()])
+        return await self._do(lambda c: [event_of(r) for r in c.execute(query).mappings()])
 
     async def last_event_id(self) -> int:
         """The highest event id on disk, 0 when there is none."""
         return await self._do(lambda c: c.scalar(select(func.max(t.events.c.id))) or 0)
-
-
-# -- opening ------------------------------------------------------------------------------------
-
-
-def _sqlite(path: Path) -> Engine:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10.0}, pool_size=1)
-
-    @event.listens_for(engine, "connect")
-    def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _prepare(c: Connection) -> None:
-    t.metadata.create_all(c)
-    found = c.scalar(select(t.meta.c.value).where(t.meta.c.key == "schema_version"))
-    if found is None:
-        c.execute(insert(t.meta).values(key="schema_version", value=str(t.SCHEMA_VERSION)))
-    elif int(found) > t.SCHEMA_VERSION:
-        raise PermanentError(
-            f"the database was written by a newer nanokimi (schema {found})",
-            hint="upgrade nanokimi, or point --data at another directory",
-            code="store_too_new",
-        )
-
-
-def _explain(e: DatabaseError) -> NanokimiError:
-    text = str(e.orig)
-    if not isinstance(e, OperationalError):
-        return PermanentError(
-            f"the database is damaged: {text}",
-            hint="restore nanokimi.db from a backup, or move it away to start with an empty one",
-            code="store_damaged",
-        )
-    if "full" in text:
-        return TemporaryError(
-            "the disk that holds the database is full", hint="free some space", code="disk_full"
-        )
-    if "locked" in text or "busy" in text:
-        return TemporaryError(
-            "the database is locked by another process",
-            hint="end the other process that has it open",
-            code="store_locked",
-        )
-    return TemporaryError(
-        f"the database cannot be used: {text}",
-        hint="check that the data directory is writable",
-        code="store_unavailable",
-    )
 
 
 # -- pieces of transactions ---------------------------------------------------------------------
@@ -511,7 +450,7 @@ def _explain(e: DatabaseError) -> NanokimiError:
 def _put_group(c: Connection, group_id: str) -> Group:
     row = c.execute(select(t.groups).where(t.groups.c.id == group_id)).mappings().first()
     if row is not None:
-        return _group(row)
+        return group_of(row)
     group = Group(group_id, folder_of(group_id), created_at=time.time())
     c.execute(
         insert(t.groups).values(id=group.id, folder=group.folder, created_at=group.created_at)
@@ -526,7 +465,7 @@ def _need_group(c: Connection, group_id: str) -> Group:
             f"there is no group {group_id!r}",
             hint="`nanokimi groups list` shows them; a group is made by its first message",
         )
-    return _group(row)
+    return group_of(row)
 
 
 def _by_external_id(
@@ -548,7 +487,7 @@ def _unfinished(c: Connection, group_id: str) -> tuple[RowMapping, tuple[Message
     if row is None:
         return None
     query = select(t.messages).where(t.messages.c.turn_id == row["id"]).order_by(t.messages.c.seq)
-    return row, tuple(_message(m) for m in c.execute(query).mappings())
+    return row, tuple(message_of(m) for m in c.execute(query).mappings())
 
 
 def _holds(c: Connection, turn: Turn) -> bool:
@@ -598,48 +537,3 @@ def _prune_events(c: Connection, group_id: str) -> None:
         c.execute(
             delete(t.events).where(t.events.c.group_id == group_id, t.events.c.id <= oldest_kept)
         )
-
-
-# -- rows to nouns ------------------------------------------------------------------------------
-
-
-def _group(r: RowMapping) -> Group:
-    return Group(r["id"], r["folder"], r["session_id"], r["generation"], r["created_at"])
-
-
-def _message(r: RowMapping) -> Message:
-    return Message(
-        id=r["id"],
-        group=r["group_id"],
-        seq=r["seq"],
-        text=r["text"],
-        sender=r["sender"],
-        external_id=r["external_id"],
-        state=MessageState(r["state"]),
-        wakes=r["wakes"],
-        turn_id=r["turn_id"],
-        created_at=r["created_at"],
-        metadata=r["metadata"],
-    )
-
-
-def _turn(r: RowMapping) -> Turn:
-    usage: dict[str, Any] | None = r["usage"]
-    return Turn(
-        id=r["id"],
-        group=r["group_id"],
-        state=TurnState(r["state"]),
-        attempt=r["attempt"],
-        generation=r["generation"],
-        text=r["text"],
-        error=r["error"],
-        usage=Usage(**usage) if usage else None,
-        started_at=r["started_at"],
-        finished_at=r["finished_at"],
-    )
-
-
-def _event(r: RowMapping) -> Event:
-    return Event(
-        r["id"], r["group_id"], r["kind"], r["data"], r["turn_id"], tuple(r["message_ids"])
-    )

@@ -1,0 +1,51 @@
+"""Database rows as nouns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from runner.model import Event, Group, Message, MessageState, Turn, TurnState, Usage
+
+
+def group_of(r: RowMapping) -> Group:
+    return Group(r["id"], r["folder"], r["session_id"], r["generation"], r["created_at"])
+
+
+def message_of(r: RowMapping) -> Message:
+    return Message(
+        id=r["id"],
+        group=r["group_id"],
+        seq=r["seq"],
+        text=r["text"],
+        sender=r["sender"],
+        external_id=r["external_id"],
+        state=MessageState(r["state"]),
+        wakes=r["wakes"],
+        turn_id=r["turn_id"],
+        created_at=r["created_at"],
+        metadata=r["metadata"],
+    )
+
+
+def turn_of(r: RowMapping) -> Turn:
+    usage: dict[str, Any] | None = r["usage"]
+    return Turn(
+        id=r["id"],
+        group=r["group_id"],
+        state=TurnState(r["state"]),
+        attempt=r["attempt"],
+        generation=r["generation"],
+        text=r["text"],
+        error=r["error"],
+        usage=Usage(**usage) if usage else None,
+        started_at=r["started_at"],
+        finished_at=r["finished_at"],
+    )
+
+
+def event_of(r: RowMapping) -> Event:
+    return Event(
+        r["id"], r["group_id"], r["kind"], r["data"], r["turn_id"], tuple(r["message_ids"])
+    )

@@ -43,7 +43,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer samples, rougher numbers")
     parser.add_argument("--json", action="store_true", help="JSON on stdout instead of a table")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what we started ends too
+    for number in (signal.SIGINT, signal.SIGTERM):  # so that what we started ends too
+        signal.signal(number, lambda got, _frame: sys.exit(128 + got))
     notes = Console(stderr=True, highlight=False)
     outcomes: dict[str, Outcome] = {}
     for name in given.only or MEASURES:

@@ -117,7 +117,9 @@ def directory() -> Iterator[Path]:
 def provider() -> Iterator[Provider]:
     """A demo provider inside the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "runner.demo.provider"], stdout=subprocess.PIPE
+        [sys.executable, "-m", "runner.demo.provider"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us; we end it when its block does
     )
     try:
         assert process.stdout is not None
@@ -159,6 +161,7 @@ def host(model: Provider, backend: str, *, trigger: str = "") -> Iterator[Host]:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # a second signal would make it leave its sandboxes behind
             )
         try:
             url = _url_of(process, layout, said)

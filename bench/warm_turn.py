@@ -1,20 +1,24 @@
 """Warm turns: what the house adds before the model is asked and after it has spoken.
 
 The model's own time is taken out by the provider's clock, which all processes of a machine share.
-Between the turns a request that does nothing goes to the provider: what it takes is this machine's
-own noise, which no turn can be free of.
+Between the turns a request that does nothing goes to the provider, and a page to the disk: what
+these take is this machine's own noise, and each turn waits for several of both.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import time
+from pathlib import Path
 
 from bench.finding import Budget, Finding, Skipped, Spread, number
-from bench.rig import Host, Provider, engine, host, provider
+from bench.rig import Host, Provider, directory, engine, host, provider
 
 P50_LIMIT, P99_LIMIT = 10.0, 25.0
 # A new conversation every now and then: hundreds of turns in one would measure its length.
 TURNS_PER_GROUP = 50
+PAGE = bytes(4096)
 GROUPS, QUICK_GROUPS = 6, 1
 
 
@@ -28,7 +32,9 @@ def measure(*, quick: bool) -> list[Finding]:
     before: dict[str, list[float]] = {}
     after: dict[str, list[float]] = {}
     nothing: list[float] = []
+    written: list[float] = []
     with contextlib.ExitStack() as stack:
+        page = stack.enter_context(directory()) / "page"
         model = stack.enter_context(provider())
         hosts = {name: stack.enter_context(host(model, name)) for name in backends}
         for conversation in range(QUICK_GROUPS if quick else GROUPS):
@@ -38,13 +44,13 @@ def measure(*, quick: bool) -> list[Finding]:
             for turn in range(TURNS_PER_GROUP):
                 for name, serving in hosts.items():
                     nothing.append(model.answers_in() * 1000)
+                    written.append(_durable_write(page) * 1000)
                     asked, told = _one(model, serving, group, f"hello for the {turn}th time")
                     before.setdefault(name, []).append(asked)
                     after.setdefault(name, []).append(told)
             for serving in hosts.values():
                 serving.api.stop(group)
-    noise = Spread.of(nothing)
-    against = f"bare request: p50 {number(noise.median)} ms, p99 {number(noise.p99)} ms"
+    against = f"bare request: {_tail(nothing)}; fsync: {_tail(written)}"
     found: list[Finding] = []
     for name in hosts:
         ways = {
@@ -74,6 +80,23 @@ def _one(model: Provider, serving: Host, group: str, text: str) -> tuple[float, 
     turn = serving.api.turn(group, text)
     (asked,) = model.take()
     return (asked["received_at"] - turn.sent) * 1000, (turn.finished - asked["finished_at"]) * 1000
+
+
+def _durable_write(page: Path) -> float:
+    """Seconds that a page takes to the disk."""
+    began = time.monotonic()
+    file = os.open(page, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(file, PAGE)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    return time.monotonic() - began
+
+
+def _tail(values: list[float]) -> str:
+    noise = Spread.of(values)
+    return f"p50 {number(noise.median)}, p99 {number(noise.p99)} ms"
 
 
 def _finding(measure: str, values: list[float], against: str) -> Finding:

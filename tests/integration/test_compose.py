@@ -28,6 +28,8 @@ from runner.sandbox.context import orchestrator_files, source_files
 from runner.sandbox.volumes import SANDBOX_UID
 from runner.settings.layout import Layout
 
+pytestmark = pytest.mark.timeout(900)  # the first one also builds two images
+
 ROOT = Path(__file__).parents[2]
 TEST_IMAGE = "nanokimi-test"
 INSTALL_DEADLINE = 300.0

@@ -37,13 +37,13 @@ router = APIRouter(
 )
 
 
-def host_of(request: Request) -> Host:
+async def host_of(request: Request) -> Host:
     host = request.app.state.host
     assert isinstance(host, Host)
     return host
 
 
-def group_of(
+async def group_of(
     group: Annotated[str, Path(alias="id", description="The group's id, percent-encoded.")],
 ) -> str:
     """The group id of the path. A ``%2F`` in it came through routing as NUL (see ``app``)."""
@@ -88,7 +88,7 @@ async def post_message(
         group=group,
         duplicate=accepted.duplicate,
         wakes=accepted.message.wakes,
-        hint="" if accepted.message.wakes else _no_trigger(host, group),
+        hint=_hint(host, accepted),
     )
     return JSONResponse(told.model_dump(), 202)
 
@@ -187,9 +187,13 @@ async def _result(host: Host, accepted: Accepted, mark: int, wait: float) -> Tur
     return None
 
 
-def _no_trigger(host: Host, group: str) -> str:
-    trigger = host.trigger(group)
-    return (
-        f'kept as context: the text does not hold the trigger word "{trigger}"; '
-        'write it, send "direct": true, or set trigger = "" in config.toml'
-    )
+def _hint(host: Host, accepted: Accepted) -> str:
+    group = accepted.message.group
+    if not accepted.message.wakes:
+        return (
+            f'kept as context: the text does not hold the trigger word "{host.trigger(group)}"; '
+            'write it, send "direct": true, or set trigger = "" in config.toml'
+        )
+    if host.held(group):
+        return "kept until there is a login: the operator has to run `nanokimi login`"
+    return ""

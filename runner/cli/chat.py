@@ -94,10 +94,13 @@ async def _stream(api: Api, group: str, text: str, show: Callable[[ServerEvent],
         show(event)
         if event.kind == "turn.finished":
             return 130 if event.data["status"] == "cancelled" else 0
-        if event.kind == "turn.failed" and not event.data["will_retry"]:
+        held = bool(event.data.get("held"))
+        if event.kind == "turn.failed" and (held or not event.data["will_retry"]):
             show_error(
                 NanokimiError(str(event.data["message"]), hint=str(event.data.get("hint", "")))
             )
+            if held:
+                note("the message is kept and answered after the login")
             return _EXIT_CODES.get(str(event.data["code"]), 1)
     raise PermanentError(
         "the stream ended before the turn did", hint="ask again: the host kept the message"
@@ -127,7 +130,7 @@ class _Terminal:
                 self._note(f"  failed: {str(data['output'])[:200]}")
             case "turn.started" if data["attempt"] > 1:
                 self._note(f"attempt {data['attempt']}: the answer begins again")
-            case "turn.failed" if data["will_retry"]:
+            case "turn.failed" if data["will_retry"] and not data.get("held"):
                 self._note(f"{data['message']}; again in {data['retry_in']:.0f} s")
             case "turn.finished":
                 if data["status"] == "cancelled":

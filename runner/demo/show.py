@@ -228,7 +228,7 @@ async def _say(show: _Show, api: Api, group: str, text: str) -> _Turn:
                 _hold(data["status"] == "done", f"the turn ended as {data['status']}")
                 _hold(data["text"] == turn.text, "the streamed text is not the answer")
                 return turn
-            case "turn.failed" if not data["will_retry"]:
+            case "turn.failed" if data.get("held") or not data["will_retry"]:
                 show.console.print()
                 raise PermanentError(
                     str(data["message"]), hint=str(data["hint"]), code=str(data["code"])

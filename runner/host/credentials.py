@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
 
-from runner.errors import ConfigError, LoginRequiredError
+from runner.errors import ConfigError, LoginRequiredError, NanokimiError
 from runner.gateway.upstream import Upstream
 from runner.oauth.headers import client_headers
 from runner.oauth.refresher import TokenSource
@@ -18,19 +21,34 @@ from runner.settings.schema import OAuth, Provider
 
 # An API key has no end that we know of; a sandbox's file needs some time in the future.
 LOGIN_DEADLINE = 20.0
+REMEMBERED = 16
 KEY_LIFETIME = 10 * 365 * 86400.0
 
 
 class Credentials:
-    """Hands out real tokens. ``directory`` is the host's ``data/credentials``."""
+    """Hands out real tokens.
+
+    Args:
+        directory: the host's ``data/credentials``.
+
+    Attributes:
+        rotated: set whenever a login has another access token than before.
+    """
 
     def __init__(self, directory: Path) -> None:
+        self.rotated = asyncio.Event()
         self._directory = directory
+        self._handed_out: dict[str, deque[str]] = {}
+        self._keepers: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._client = httpx.AsyncClient(timeout=LOGIN_DEADLINE, follow_redirects=False)
         self._sources: dict[tuple[str, str], TokenSource] = {}
 
     async def aclose(self) -> None:
         """Let a renewal that is under way end: cut short it could lose the login."""
+        for keeper in self._keepers.values():
+            keeper.cancel()
+        if self._keepers:
+            await asyncio.wait(self._keepers.values())
         for source in self._sources.values():
             await source.close()
         await self._client.aclose()
@@ -44,6 +62,7 @@ class Credentials:
                 host=oauth.host,
                 client=self._client,
                 headers=client_headers(self._directory),
+                on_rotated=lambda _: self.rotated.set(),
             )
         return self._sources[key]
 
@@ -61,6 +80,7 @@ class Credentials:
         token = await self._token(provider)(None)
         expires_at = time.time() + KEY_LIFETIME
         if provider.oauth is not None:
+            self._keep_fresh(provider.oauth)
             expires_at = self.login(provider.oauth).status().expires_at or time.time()
         return project_credentials(provider, token, expires_at)
 
@@ -75,12 +95,43 @@ class Credentials:
         elif (state := self.login(provider.oauth).status().state) not in ("ok", "expiring"):
             raise LoginRequiredError(f"the login is {state}", hint="run `nanokimi login`")
 
+    def fingerprint(self, provider: Provider) -> str:
+        """Names the credential of now without giving it away: it changes when that does."""
+        try:
+            if provider.oauth is None:
+                secret = provider.api_key.reveal()
+            else:
+                tokens = TokenStore(self._directory, provider.oauth.key).load()
+                secret = tokens.fingerprint if tokens is not None else "absent"
+        except NanokimiError as e:
+            secret = e.message
+        return hashlib.sha256(secret.encode()).hexdigest()[:16]
+
+    def secrets(self, provider: Provider) -> tuple[str, ...]:
+        """The last tokens that were handed out for this provider, for redaction."""
+        return tuple(self._handed_out.get(_known_as(provider), ()))
+
+    def _keep_fresh(self, oauth: OAuth) -> None:
+        """Somebody only reads the projected token: renew it without being asked."""
+        key = (oauth.key, oauth.host)
+        if key not in self._keepers:
+            self._keepers[key] = asyncio.create_task(
+                self.login(oauth).keep_fresh(), name=f"keep {oauth.key} fresh"
+            )
+
+    def _remember(self, provider: Provider, token: str) -> str:
+        seen = self._handed_out.setdefault(_known_as(provider), deque(maxlen=REMEMBERED))
+        if token not in seen:
+            seen.append(token)
+        return token
+
     def _token(self, provider: Provider) -> Callable[[str | None], Awaitable[str]]:
         oauth = provider.oauth
         if oauth is not None:
 
             async def from_login(rejected: str | None) -> str:
-                return await self.login(oauth).access_token(rejected=rejected)
+                token = await self.login(oauth).access_token(rejected=rejected)
+                return self._remember(provider, token)
 
             return from_login
 
@@ -96,6 +147,10 @@ class Credentials:
                     "the provider has neither a login nor an API key",
                     hint="set oauth or api_key in its table of config.toml",
                 )
-            return key
+            return self._remember(provider, key)
 
         return from_key
+
+
+def _known_as(provider: Provider) -> str:
+    return f"{provider.base_url} {provider.oauth.key if provider.oauth else ''}"

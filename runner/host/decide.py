@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from xml.sax.saxutils import escape, quoteattr
 
-from runner.errors import NanokimiError, TemporaryError
+from runner.errors import LoginRequiredError, NanokimiError, TemporaryError
 from runner.model import Message
 
 FIRST_DELAY = 1.0
@@ -49,12 +49,19 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep the turn until there is another login: nothing is dropped while the operator acts."""
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """Tell the chat that the turn failed."""
 
 
-def after_failure(error: NanokimiError, attempt: int, max_attempts: int) -> Retry | GiveUp:
+def after_failure(error: NanokimiError, attempt: int, max_attempts: int) -> Retry | Hold | GiveUp:
     """What to do after the ``attempt``-th try (from 1) of a turn has failed with ``error``."""
+    if error.code == LoginRequiredError.code:
+        return Hold()
     if not isinstance(error, TemporaryError) or attempt >= max_attempts:
         return GiveUp()
     delay = min(FIRST_DELAY * 2 ** (attempt - 1), LONGEST_DELAY)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from runner.errors import NanokimiError, PermanentError, ProtocolError, SandboxGoneError
 from runner.host import events
-from runner.host.decide import Retry, after_failure, frame
+from runner.host.decide import Hold, Retry, after_failure, frame
 from runner.host.events import EventLog
 from runner.host.pool import Pool, Slot
 from runner.host.session import AgentSession, Answer
@@ -33,12 +33,13 @@ TURN_TIMEOUT = "turn_timeout"
 
 @dataclass
 class _Run:
-    """The turn that a group is running now, or waits to run again."""
+    """The turn that a group is running now, or waits to run again with another login than this."""
 
     turn: Turn
+    login: str
     session: AgentSession | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    retry_in: float | None = None
+    next: Retry | Hold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,18 @@ class TurnLimits:
 
     turn_timeout: float
     max_attempts: int
+
+
+class Logins(Protocol):
+    """What a turn that has no usable login waits for."""
+
+    def fingerprint(self, group: str) -> str:
+        """Names the credential that the group's model is called with now; never holds it."""
+        ...
+
+    async def another(self, group: str, than: str) -> None:
+        """Return when it is worth trying again with what is there instead of ``than``."""
+        ...
 
 
 class Dispatcher:
@@ -58,11 +71,14 @@ class Dispatcher:
         log_: EventLog,
         pool: Pool,
         limits: Callable[[], TurnLimits],
+        logins: Logins,
     ) -> None:
         self._store = store
         self._log = log_
         self._pool = pool
         self._limits = limits
+        self._logins = logins
+        self._held: set[str] = set()
         self._woken: asyncio.Queue[str] = asyncio.Queue()
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
@@ -83,6 +99,10 @@ class Dispatcher:
 
     def running_count(self) -> int:
         return len(self._running)
+
+    def held(self, group: str) -> bool:
+        """The group's messages wait for a login."""
+        return group in self._held
 
     async def cancel(self, group: str) -> Turn | None:
         """Cancel the group's running turn; returns it, or ``None`` when nothing runs."""
@@ -130,13 +150,13 @@ class Dispatcher:
             except NanokimiError as e:
                 # The store failed: nothing is lost, the turn stays as it was written last.
                 log.error("turn.not_written", group=group, code=e.code, error=e.message)
-                await self._sleep(STORE_RETRY, self._draining)
+                await _first(asyncio.sleep(STORE_RETRY), self._draining.wait())
                 continue
             if run is None:
                 if group not in self._again:
                     return
-            elif run.retry_in is not None:
-                await self._wait_to_retry(run, run.retry_in)
+            elif run.next is not None:
+                await self._wait_to_retry(run, run.next)
 
     async def _one_turn(self, group: str) -> _Run | None:
         """Run one attempt of one turn; ``None`` when nothing waited."""
@@ -148,34 +168,29 @@ class Dispatcher:
                 if claim is None:
                     return None
                 self._log.show(claim.event)
-            run = self._running[group] = _Run(claim.turn)
+            run = self._running[group] = _Run(claim.turn, self._logins.fingerprint(group))
             try:
-                run.retry_in = await self._attempt(slot, claim, run)
+                run.next = await self._attempt(slot, claim, run)
             finally:
                 self._running.pop(group, None)
             return run
 
-    async def _wait_to_retry(self, run: _Run, delay: float) -> None:
+    async def _wait_to_retry(self, run: _Run, how: Retry | Hold) -> None:
         group = run.turn.group
         self._running[group] = run
         try:
-            await self._sleep(delay, self._draining, run.cancelled)
+            if isinstance(how, Retry):
+                wait = asyncio.sleep(how.delay)
+            else:
+                wait = self._logins.another(group, run.login)
+            await _first(wait, self._draining.wait(), run.cancelled.wait())
         finally:
             self._running.pop(group, None)
         if run.cancelled.is_set():
             await self._done(run.turn, Answer("", "cancelled", None))
 
-    @staticmethod
-    async def _sleep(delay: float, *unless: asyncio.Event) -> None:
-        tasks = [asyncio.create_task(e.wait(), name="wake early") for e in unless]
-        try:
-            await asyncio.wait(tasks, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def _attempt(self, slot: Slot, claim: Claim, run: _Run) -> float | None:
-        """Try once; the pause before the next try (s), or ``None`` when the turn has ended."""
+    async def _attempt(self, slot: Slot, claim: Claim, run: _Run) -> Retry | Hold | None:
+        """Try once; what to wait for before the next try, or ``None`` when the turn has ended."""
         try:
             answer = await self._until_cancelled(slot, claim, run)
         except NanokimiError as e:
@@ -188,6 +203,7 @@ class Dispatcher:
         return None
 
     async def _done(self, turn: Turn, answer: Answer) -> None:
+        self._held.discard(turn.group)
         state = TurnState.CANCELLED if answer.stop_reason == "cancelled" else TurnState.DONE
         ended = replace(
             turn, state=state, text=answer.text, usage=answer.usage, finished_at=time.time()
@@ -245,7 +261,7 @@ class Dispatcher:
                 code=TURN_TIMEOUT,
             ) from None
 
-    async def _failed(self, turn: Turn, error: NanokimiError) -> float | None:
+    async def _failed(self, turn: Turn, error: NanokimiError) -> Retry | Hold | None:
         told: dict[str, Any] = {
             "turn_id": turn.id,
             "code": error.code,
@@ -260,12 +276,19 @@ class Dispatcher:
             attempt=turn.attempt,
             code=error.code,
             error=error.message,
-            will_retry=isinstance(decision, Retry),
+            next=type(decision).__name__,
         )
+        if isinstance(decision, Hold):
+            if turn.group not in self._held:  # said once, not with every message
+                self._held.add(turn.group)
+                told |= {"will_retry": True, "held": True, "attempt": turn.attempt}
+                self._log.tell(turn.group, events.TURN_FAILED, told, turn_id=turn.id)
+            return decision
+        self._held.discard(turn.group)
         if isinstance(decision, Retry):
             told |= {"will_retry": True, "retry_in": decision.delay, "attempt": turn.attempt}
             self._log.tell(turn.group, events.TURN_FAILED, told, turn_id=turn.id)
-            return decision.delay
+            return decision
         told |= {"will_retry": False, "attempt": turn.attempt}
         ended = replace(turn, state=TurnState.FAILED, error=told, finished_at=time.time())
         await self._finish(ended, events.TURN_FAILED, told)
@@ -278,6 +301,17 @@ class Dispatcher:
                 self._log.show(event)
             else:
                 log.warning("turn.stale_end", group=turn.group, turn=turn.id)
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Return when the first of these is over; the others are cancelled."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 class _ToEvents:

@@ -20,6 +20,7 @@ from runner.settings.group import GroupSettings
 from runner.settings.layout import Layout
 from runner.settings.projection import project_config, project_credentials
 from runner.settings.schema import Settings
+from runner.settings.tables import Provider
 from runner.store import Store
 
 log = structlog.get_logger()
@@ -46,7 +47,7 @@ class Opener:
         self._spawner = spawner
         self._relay = relay
         self._credentials = credentials
-        self._specs: dict[str, SandboxSpec] = {}
+        self._made_from: dict[str, tuple[SandboxSpec, Provider]] = {}
 
     async def open(self, group: str) -> AgentSession:
         """Raises: ConfigError, LoginRequiredError, EngineError, SandboxGoneError, ProtocolError."""
@@ -54,8 +55,8 @@ class Opener:
         known = await self._store.group(group)
         spec = self._spec(of_group, known.folder)
         socket = self._layout.socket_dir(known.folder) / MODEL_SOCKET
+        scoped = new_scoped_token()
         if of_group.network == "isolated":
-            scoped = new_scoped_token()
             door = Door(
                 group, of_group.model.model, scoped, self._credentials.upstream(of_group.provider)
             )
@@ -71,30 +72,34 @@ class Opener:
             raise
         try:
             session = await AgentSession.open(
-                sandbox, known.session_id, self.settings.sandbox.start_timeout
+                sandbox,
+                known.session_id,
+                self.settings.sandbox.start_timeout,
+                lambda: (scoped, *self._credentials.secrets(of_group.provider)),
             )
             if session.session_id != known.session_id:
                 await self._store.set_session(group, session.session_id, generation)
         except BaseException:
             await self._take_down(sandbox)
             raise
-        self._specs[group] = spec
+        self._made_from[group] = (spec, of_group.provider)
         log.info("sandbox.ready", group=group, generation=generation)
         return session
 
     def outdated(self, session: AgentSession) -> bool:
         """Would the settings of now make another sandbox?"""
         info = session.sandbox.info
-        wanted = self._spec(self.settings.for_group(info.group), info.folder)
-        return self._specs.get(info.group) != wanted
+        of_group = self.settings.for_group(info.group)
+        wanted = (self._spec(of_group, info.folder), of_group.provider)
+        return self._made_from.get(info.group) != wanted
 
     async def close(self, session: AgentSession) -> None:
         """Raises: EngineError when the engine does not confirm the removal."""
         await session.close()
         await self._take_down(session.sandbox)
-        self._specs.pop(session.sandbox.info.group, None)
+        self._made_from.pop(session.sandbox.info.group, None)
 
-    async def refresh_open_sandboxes(self, sessions: dict[str, AgentSession]) -> None:
+    async def project_tokens(self, sessions: dict[str, AgentSession]) -> None:
         """Give sandboxes that call their provider themselves the access token of now."""
         for group, session in sessions.items():
             of_group = self.settings.for_group(group)

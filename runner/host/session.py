@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ from runner.errors import (
     SandboxGoneError,
     TemporaryError,
 )
+from runner.host.redact import Redactor, redact
 from runner.model import SANDBOX_MOVES, SandboxState, Usage, advance
 from runner.sandbox.spawner import Sandbox
 from runner.wire import acp, rpc
@@ -30,6 +32,9 @@ from runner.wire.peer import Budget, Peer, Rejection
 log = structlog.get_logger()
 
 _R = TypeVar("_R")
+
+Secrets = Callable[[], Collection[str]]
+"""The tokens of now that nobody may read in an answer."""
 
 MAX_FRAMES_PER_TURN = 200_000
 MAX_BYTES_PER_TURN = 64 * 1024 * 1024
@@ -65,8 +70,11 @@ class Answer:
 class _Turn:
     """What is collected while a prompt runs."""
 
-    def __init__(self, listener: TurnListener) -> None:
+    def __init__(self, listener: TurnListener, secrets: Secrets) -> None:
         self.listener = listener
+        self.secrets = secrets
+        self._saying = Redactor(secrets)
+        self._thinking = Redactor(secrets)
         self.said: list[str] = []
         self.size = 0
         self.thought = 0
@@ -78,15 +86,33 @@ class _Turn:
             raise ProtocolError(
                 f"an answer of more than {MAX_ANSWER} characters", code="answer_too_long"
             )
-        self.said.append(delta)
-        self.listener.text(delta)
+        self._tell(self._saying.feed(delta))
+
+    def end(self) -> str:
+        """Everything that was said; nothing more comes."""
+        self.pause()
+        return "".join(self.said)
 
     def think(self, delta: str) -> None:
         self.thought += len(delta)
-        if self.thought <= MAX_THINKING:
-            self.listener.thinking(delta)
+        if self.thought <= MAX_THINKING and (safe := self._thinking.feed(delta)):
+            self.listener.thinking(safe)
+
+    def pause(self) -> None:
+        """The text is interrupted by something else: what was held back goes out before it."""
+        self._tell(self._saying.flush())
+
+    def begin_step(self) -> None:
+        self.pause()
+        self.step_start = len(self.said)
+
+    def _tell(self, safe: str) -> None:
+        if safe:
+            self.said.append(safe)
+            self.listener.text(safe)
 
     def reset_step(self) -> None:
+        self._saying.flush()
         del self.said[self.step_start :]
         self.size = sum(map(len, self.said))
         self.listener.text_reset("".join(self.said))
@@ -95,8 +121,9 @@ class _Turn:
 class AgentSession:
     """Made by :meth:`open`; ends with :meth:`close`. One prompt at a time."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, secrets: Secrets) -> None:
         self.sandbox = sandbox
+        self._secrets = secrets
         self.session_id = ""
         self.state = SandboxState.CREATING
         self._turn: _Turn | None = None
@@ -113,15 +140,19 @@ class AgentSession:
         self._reader.add_done_callback(_seen)
 
     @classmethod
-    async def open(cls, sandbox: Sandbox, session_id: str, deadline: float) -> AgentSession:
+    async def open(
+        cls, sandbox: Sandbox, session_id: str, deadline: float, secrets: Secrets
+    ) -> AgentSession:
         """Shake hands, and take up ``session_id`` or begin a new session within ``deadline`` s.
+
+        What ``secrets`` gives is taken out of everything that the agent says.
 
         Raises:
             SandboxGoneError: the agent ended or did not answer in time.
             ProtocolError: it is not an ACP v1 agent.
             PermanentError: the agent says that its configuration is wrong.
         """
-        self = cls(sandbox)
+        self = cls(sandbox, secrets)
         try:
             async with asyncio.timeout(deadline):
                 await self._open(session_id)
@@ -194,7 +225,7 @@ class AgentSession:
             TemporaryError, PermanentError: what the agent says went wrong, with its code and hint.
             SandboxGoneError, ProtocolError: the sandbox is of no more use; close it.
         """
-        turn = self._turn = _Turn(listener)
+        turn = self._turn = _Turn(listener, self._secrets)
         self._budget.refill()
         self._move(SandboxState.BUSY)
         try:
@@ -212,7 +243,7 @@ class AgentSession:
             self._turn = None
             if self.state is SandboxState.BUSY:
                 self._move(SandboxState.IDLE)
-        return Answer("".join(turn.said), result.stop_reason, _usage(result.usage))
+        return Answer(turn.end(), result.stop_reason, _usage(result.usage))
 
     async def cancel(self) -> None:
         """Ask the agent to end the running turn; its prompt then ends as ``cancelled``."""
@@ -249,7 +280,7 @@ class AgentSession:
         try:
             return await self._peer.request(method, params, result, timeout=deadline)
         except rpc.RemoteError as e:
-            raise _explain(method, e.error) from None
+            raise _explain(method, redact(msgspec.to_builtins(e.error), self._secrets())) from None
         except TimeoutError:
             raise SandboxGoneError(
                 f"the agent did not answer {method} within {deadline:g} s",
@@ -289,7 +320,7 @@ class AgentSession:
         self.state = advance(SANDBOX_MOVES, self.state, new)
 
     def _last_words(self) -> str:
-        tail = self.sandbox.streams.stderr_tail().strip()
+        tail = redact(self.sandbox.streams.stderr_tail().strip(), self._secrets())
         return f"its last words: {tail[-400:]}" if tail else "it said nothing on stderr"
 
 
@@ -300,21 +331,24 @@ def _hear(turn: _Turn, update: acp.SessionUpdate) -> None:
             if isinstance(ours, dict) and ours.get("reset"):
                 turn.reset_step()
             if isinstance(ours, dict) and "step" in ours:
-                turn.step_start = len(turn.said)
+                turn.begin_step()
             if content.text:
                 turn.say(content.text)
         case acp.AgentThoughtChunk(content=content) if content.text:
             turn.think(content.text)
         case acp.ToolCall():
+            turn.pause()
             turn.listener.tool_started(
                 update.tool_call_id[:100],
-                update.title[:200],
+                str(redact(update.title, turn.secrets()))[:200],
                 (update.kind or "other")[:20],
-                _shorten(update.raw_input),
+                _shorten(redact(update.raw_input, turn.secrets())),
             )
         case acp.ToolCallUpdate(status="completed" | "failed"):
             turn.listener.tool_finished(
-                update.tool_call_id[:100], update.status == "failed", _text_of(update.content)
+                update.tool_call_id[:100],
+                update.status == "failed",
+                _text_of(redact(update.content, turn.secrets())),
             )
         case acp.UsageUpdate(used=used, size=size):
             turn.listener.context(used, size)
@@ -344,8 +378,9 @@ def _usage(u: acp.Usage | None) -> Usage | None:
     return Usage(u.input_tokens, u.cached_read_tokens, u.output_tokens, u.thought_tokens)
 
 
-def _explain(method: str, error: rpc.RpcError) -> NanokimiError:
+def _explain(method: str, told: dict[str, Any]) -> NanokimiError:
     """An agent's JSON-RPC error as one of ours; ``data`` of the native agent says the most."""
+    error = msgspec.convert(told, rpc.RpcError)
     data = error.data if isinstance(error.data, dict) else {}
     code, hint, after = data.get("code"), data.get("hint"), data.get("retryAfter")
     hint = hint[:1000] if isinstance(hint, str) else ""

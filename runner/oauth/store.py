@@ -55,6 +55,31 @@ class RefreshRecord:
     last_failure: str = ""
 
 
+def parse_login(content: bytes, path: Path) -> TokenSet:
+    """A token file's content, ours or one that ``kimi login`` has made; ``path`` is for messages.
+
+    Raises:
+        PermanentError: it is not a login; the message never holds a token.
+    """
+    try:
+        file = _TokenFile.model_validate_json(content)
+    except ValidationError as e:
+        raise PermanentError(
+            f"{path} is not a usable login: {problems(e)}",
+            hint=f"{_LOGIN_HINT}, or correct the file",
+            code="credentials_invalid",
+        ) from None
+    return TokenSet(
+        access_token=file.access_token,
+        refresh_token=file.refresh_token,
+        expires_at=file.expires_at,
+        scope=file.scope,
+        token_type=file.token_type,
+        lifetime=file.expires_in,
+        extra=dict(file.model_extra or {}),
+    )
+
+
 class TokenStore:
     """The token file of one login below a credentials directory.
 
@@ -86,25 +111,7 @@ class TokenStore:
             PermanentError: the file is there but cannot be used; it is left as it is.
         """
         content = private_files.read_private(self.path)
-        if content is None:
-            return None
-        try:
-            file = _TokenFile.model_validate_json(content)
-        except ValidationError as e:
-            raise PermanentError(
-                f"{self.path} is not a usable login: {problems(e)}",
-                hint=f"{_LOGIN_HINT}, or correct the file",
-                code="credentials_invalid",
-            ) from None
-        return TokenSet(
-            access_token=file.access_token,
-            refresh_token=file.refresh_token,
-            expires_at=file.expires_at,
-            scope=file.scope,
-            token_type=file.token_type,
-            lifetime=file.expires_in,
-            extra=dict(file.model_extra or {}),
-        )
+        return None if content is None else parse_login(content, self.path)
 
     def save(self, tokens: TokenSet) -> None:
         """Put the login on disk; it is durable when this returns.

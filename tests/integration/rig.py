@@ -77,6 +77,18 @@ class Rig:
         assert last.kind == "turn.finished", last
         return str(last.data["text"])
 
+    async def events(self, group: str) -> list[dict[str, Any]]:
+        """Every event of the group that is on disk or in memory."""
+        found: list[dict[str, Any]] = []
+        last = self.host.events.mark()
+        self.host.events.tell(group, "mark", {})
+        async with asyncio.timeout(20):
+            async for event in self.host.events.follow(group, 0):
+                if event.id > last:
+                    break
+                found.append({"kind": event.kind, **event.data})
+        return found
+
     async def until(self, group: str, kind: str) -> ServerEvent:
         """The next event of this kind in the group."""
         async with asyncio.timeout(60):

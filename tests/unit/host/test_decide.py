@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import PermanentError, TemporaryError
-from runner.host.decide import LONGEST_DELAY, GiveUp, Retry, after_failure, frame, wakes
+from runner.errors import LoginRequiredError, PermanentError, TemporaryError
+from runner.host.decide import LONGEST_DELAY, GiveUp, Hold, Retry, after_failure, frame, wakes
 from runner.model import Message
 
 
@@ -77,3 +77,9 @@ def test_the_last_attempt_and_permanent_failures_are_told() -> None:
 def test_the_wish_of_the_provider_is_kept_up_to_a_bound() -> None:
     assert after_failure(TemporaryError("x", retry_after=30.0), 1, 5) == Retry(30.0)
     assert after_failure(TemporaryError("x", retry_after=1e9), 1, 5) == Retry(LONGEST_DELAY)
+
+
+def test_a_turn_without_a_login_is_held_however_often() -> None:
+    for attempt in (1, 5, 50):
+        assert after_failure(LoginRequiredError("x"), attempt, 5) == Hold()
+        assert after_failure(PermanentError("x", code="login_required"), attempt, 5) == Hold()

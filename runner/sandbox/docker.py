@@ -165,6 +165,9 @@ class DockerSpawner:
     async def close(self) -> None:
         for ref in list(self._attached):
             self._abort(ref)
+        if self._open_network:  # an engine has room for some thirty networks only
+            with contextlib.suppress(EngineError):
+                await self._engine.remove_network(self._open_network)
         await self._engine.close()
 
     async def _network_for(self, spec: SandboxSpec) -> str:

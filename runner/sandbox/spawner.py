@@ -161,5 +161,5 @@ class Spawner(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of the engine; sandboxes are not touched."""
+        """Let go of the engine. Sandboxes are not touched; networks that none uses any more go."""
         ...

@@ -60,20 +60,49 @@ def _keep_private(descriptor: int, found: os.stat_result, path: Path) -> None:
             os.fchmod(descriptor, 0o600)
 
 
-def write_private(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes, *, mark: str = "") -> None:
     """Replace a file so that it is there whole or not at all, also after a power cut.
+
+    Args:
+        mark: letters and digits by which :func:`leftovers` tells what a writer that was killed
+            before it could put the new file in place has left.
 
     Raises:
         PermanentError: it cannot be written; the old file is untouched.
     """
     with _writing(path):
         _make_dir(path.parent)
-        temporary = _write_temporary(path, content)
+        temporary = _write_temporary(path, content, mark)
         try:
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+        _sync_dir(path.parent)
+
+
+def leftovers(path: Path) -> list[tuple[str, Path]]:
+    """What killed writers of ``path`` have left beside it: their marks and files.
+
+    To be asked by the only writer there is.
+    """
+    found = sorted(path.parent.glob(f".{path.name}.*"))
+    return [(left.name.split(".")[-2], left) for left in found]
+
+
+def put_in_place(left: Path, path: Path) -> None:
+    """Finish what the killed writer of ``left`` had begun.
+
+    Raises:
+        PermanentError: it cannot be done.
+    """
+    with _writing(path):
+        descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        left.replace(path)
         _sync_dir(path.parent)
 
 
@@ -104,7 +133,7 @@ def check_writable(path: Path) -> None:
         _make_dir(path.parent)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        _write_temporary(path, b"\0" * MAX_SIZE).unlink()
+        _write_temporary(path, b"\0" * MAX_SIZE).unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:
@@ -147,8 +176,8 @@ def _writing(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _write_temporary(path: Path, content: bytes) -> Path:
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
+def _write_temporary(path: Path, content: bytes, mark: str = "") -> Path:
+    temporary = path.parent / f".{path.name}.{mark}.{secrets.token_hex(6)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)
     try:

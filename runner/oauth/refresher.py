@@ -29,6 +29,7 @@ from runner.oauth.tokens import TokenSet, is_usable, needs_refresh, refresh_due_
 PATIENCE = 3.0
 # After a failed renewal, callers whose token still works leave the provider alone for so long.
 REST = 10.0
+MIN_NAP = 0.5
 MAX_NAP = 60.0
 
 log = structlog.get_logger(__name__)
@@ -122,16 +123,20 @@ class TokenSource:
     async def keep_fresh(self) -> None:
         """Renew ahead of time until cancelled, for those who only read the projected token.
 
-        Also notices a new token file within a minute. Failures are logged and tried again.
+        Also notices a new token file within a minute. Failures are logged and tried again, less
+        and less often.
         """
+        failures = 0
         while True:
-            nap = MAX_NAP
             try:
                 await self.access_token()
                 nap = refresh_due_at(self._load()) - self._clock()
+                failures = 0
             except NanokimiError as e:
+                failures += 1
+                nap = MIN_NAP * 2 ** min(failures, 10)
                 log.warning("oauth.not_fresh", code=e.code, why=e.message)
-            await asyncio.sleep(min(max(nap, 1.0), MAX_NAP))
+            await asyncio.sleep(min(max(nap, MIN_NAP), MAX_NAP))
 
     async def close(self) -> None:
         """Wait for a renewal that is under way: cut short it could lose the login."""
@@ -224,6 +229,7 @@ class TokenSource:
         return tokens
 
     async def _renew_locked(self, seen: TokenSet, *, force: bool) -> TokenSet:
+        await asyncio.to_thread(self._store.recover)
         tokens = await self._disk()
         if self._unsaved is not None:
             if self._unsaved.replaces == tokens.fingerprint:
@@ -265,7 +271,7 @@ class TokenSource:
         # Kept in memory until it is on disk: the old refresh token is dead already.
         self._unsaved = unsaved
         tokens = unsaved.tokens
-        await asyncio.to_thread(self._store.save, tokens)
+        await asyncio.to_thread(self._store.save, tokens, replaces=unsaved.replaces)
         self._unsaved = None
         log.info("oauth.refreshed", expires_at=tokens.expires_at)
         with contextlib.suppress(PermanentError):  # only the record: the login itself is saved

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.errors import ConfigError, PermanentError
@@ -23,6 +24,8 @@ from runner.oauth.tokens import MaybeToken, Seconds, Token, TokenSet, problems
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 LOCK_DEADLINE = 30.0
 _LOGIN_HINT = "run `nanokimi login`"
+
+log = structlog.get_logger(__name__)
 
 
 class _TokenFile(BaseModel):
@@ -80,6 +83,14 @@ def parse_login(content: bytes, path: Path) -> TokenSet:
     )
 
 
+def _is_login(path: Path) -> bool:
+    try:
+        parse_login(private_files.read_private(path) or b"", path)
+    except PermanentError:
+        return False
+    return True
+
+
 class TokenStore:
     """The token file of one login below a credentials directory.
 
@@ -113,8 +124,12 @@ class TokenStore:
         content = private_files.read_private(self.path)
         return None if content is None else parse_login(content, self.path)
 
-    def save(self, tokens: TokenSet) -> None:
+    def save(self, tokens: TokenSet, *, replaces: str = "") -> None:
         """Put the login on disk; it is durable when this returns.
+
+        Args:
+            replaces: fingerprint of the login that was spent for this one, if any: when we are
+                killed half-way, :meth:`recover` can finish the work.
 
         Raises:
             PermanentError: it cannot be written; the old file is untouched.
@@ -129,7 +144,27 @@ class TokenStore:
         }
         if tokens.lifetime is not None:
             file["expires_in"] = tokens.lifetime
-        private_files.write_private(self.path, json.dumps(file).encode())
+        private_files.write_private(self.path, json.dumps(file).encode(), mark=replaces)
+
+    def recover(self) -> None:
+        """Clear up after writers that were killed. Only for who holds the lock.
+
+        A renewed login that lies whole beside the token file, and was made from the one in it, is
+        put in its place: its predecessor is spent, so it is the only one that still works.
+
+        Raises:
+            PermanentError: the token file cannot be used, or the directory cannot be written.
+        """
+        current = self.load()
+        for mark, left in private_files.leftovers(self.path):
+            if current is not None and mark == current.fingerprint and _is_login(left):
+                private_files.put_in_place(left, self.path)
+                log.warning("oauth.recovered", path=str(self.path))
+                current = self.load()
+            else:
+                private_files.remove(left)
+        for _, left in private_files.leftovers(self._state_path):
+            private_files.remove(left)
 
     async def replace(self, tokens: TokenSet) -> None:
         """:meth:`save` a new login while nobody is renewing the old one (``nanokimi login``).

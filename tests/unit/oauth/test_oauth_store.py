@@ -193,3 +193,48 @@ def test_the_device_id_is_made_once_and_all_headers_are_ascii(tmp_path: Path) ->
 
 def test_a_header_is_never_empty() -> None:
     assert ascii_only("機械") == "unknown"
+
+
+def _saved(store: TokenStore) -> TokenSet:
+    put(store, LOGIN)
+    found = store.load()
+    assert found is not None
+    return found
+
+
+def _left_by_a_killed_writer(store: TokenStore, content: str, mark: str) -> Path:
+    left = store.path.with_name(f".{store.path.name}.{mark}.0123456789ab")
+    left.write_text(content)
+    return left
+
+
+def _renewed() -> str:
+    return json.dumps({"access_token": "a-2", "refresh_token": "r-2", "expires_at": 2_000_000_000})
+
+
+def test_a_renewal_that_was_killed_before_its_rename_is_finished(store: TokenStore) -> None:
+    before = _saved(store)
+    left = _left_by_a_killed_writer(store, _renewed(), before.fingerprint)
+    store.recover()
+    found = store.load()
+    assert found is not None
+    assert found.refresh_token.get_secret_value() == "r-2"
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("content", ["", "\0" * 100, _renewed()[:-5]])
+def test_half_a_renewal_is_thrown_away(store: TokenStore, content: str) -> None:
+    before = _saved(store)
+    left = _left_by_a_killed_writer(store, content, before.fingerprint)
+    store.recover()
+    assert store.load() == before
+    assert not left.exists()
+
+
+def test_a_renewal_of_another_login_is_thrown_away(store: TokenStore) -> None:
+    """Somebody has logged in since: the login on disk is the newer one."""
+    before = _saved(store)
+    left = _left_by_a_killed_writer(store, _renewed(), "0" * 32)
+    store.recover()
+    assert store.load() == before
+    assert not left.exists()

@@ -22,6 +22,7 @@ from runner.host.credentials import Credentials
 from runner.host.decide import wakes
 from runner.host.dispatcher import Dispatcher, TurnLimits
 from runner.host.events import EventLog
+from runner.host.logins import GroupLogins
 from runner.host.opener import Opener
 from runner.host.pool import Pool
 from runner.model import MAX_ID_CHARS, Event, Group, Message, Turn
@@ -35,8 +36,6 @@ from runner.store import Accepted, Store
 log = structlog.get_logger()
 
 MAX_TEXT = 512 * 1024
-LOGIN_POLL = 0.5
-LOGIN_RETRY = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +70,7 @@ class Host:
         self.credentials = credentials
         self.relay = Relay()
         self._opener = Opener(layout, settings, store, spawner, self.relay, credentials)
+        self._logins = GroupLogins(credentials, self._opener)
         self.pool = Pool(
             self._opener,
             lambda: self.settings.host.max_containers,
@@ -81,7 +81,7 @@ class Host:
             log_,
             self.pool,
             lambda: TurnLimits(self.settings.host.turn_timeout, self.settings.host.max_attempts),
-            self,
+            self._logins,
         )
         self._deleting: set[str] = set()
         self.stopping = False
@@ -247,7 +247,7 @@ class Host:
             asyncio.create_task(self._dispatcher.run(), name="dispatcher"),
             asyncio.create_task(self.pool.reap(), name="reap idle sandboxes"),
             asyncio.create_task(self._watch_settings(), name="watch config.toml"),
-            asyncio.create_task(self._project_tokens(), name="project tokens"),
+            asyncio.create_task(self._logins.keep_projected(self.pool.warm), name="project tokens"),
         ]
         for task in background:
             task.add_done_callback(_report)
@@ -285,42 +285,11 @@ class Host:
             self.layout.config, lambda: load_settings(self.layout, os.environ), changed, refused
         )
 
-    async def _project_tokens(self) -> None:
-        """Sandboxes that call their provider themselves get each new access token at once."""
-        while True:
-            await self.credentials.rotated.wait()
-            self.credentials.rotated.clear()
-            try:
-                await self._opener.project_tokens(self.pool.warm())
-            except NanokimiError as e:
-                log.warning("tokens.not_projected", code=e.code, error=e.message)
-
     # -- logins ---------------------------------------------------------------------------------
 
     def held(self, group_id: str) -> bool:
         """The group's messages wait for a login."""
         return self._dispatcher.held(group_id)
-
-    def fingerprint(self, group: str) -> str:
-        """See :class:`~runner.host.dispatcher.Logins`."""
-        return self.credentials.fingerprint(self.settings.for_group(group).provider)
-
-    async def another(self, group: str, than: str) -> None:
-        """See :class:`~runner.host.dispatcher.Logins`.
-
-        A credential that looks usable is tried again now and then: the provider may have changed
-        its mind about it.
-        """
-        tried = time.monotonic()
-        while self.fingerprint(group) == than:
-            await asyncio.sleep(LOGIN_POLL)
-            if time.monotonic() - tried >= LOGIN_RETRY:
-                tried = time.monotonic()
-                try:
-                    await self.credentials.check(self.settings.for_group(group).provider)
-                except NanokimiError:
-                    continue
-                return
 
 
 @asynccontextmanager

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import httpx
 
-from runner.errors import ConfigError, LoginRequiredError, NanokimiError
+from runner.errors import ConfigError, LoginRequiredError, NanokimiError, PermanentError
 from runner.gateway.upstream import Upstream
 from runner.oauth.headers import client_headers
 from runner.oauth.refresher import TokenSource
+from runner.oauth.status import LoginState
 from runner.oauth.store import TokenStore
 from runner.settings.projection import project_credentials
 from runner.settings.schema import OAuth, Provider
@@ -89,11 +90,27 @@ class Credentials:
 
         Raises:
             LoginRequiredError, ConfigError: there is none.
+            PermanentError: it is broken, or it is due and could not be written.
         """
         if provider.oauth is None:
             provider.api_key.reveal()
-        elif (state := self.login(provider.oauth).status().state) not in ("ok", "expiring"):
+            return
+        state = self.login(provider.oauth).status().state
+        if state in (LoginState.LOST, LoginState.ABSENT):
             raise LoginRequiredError(f"the login is {state}", hint="run `nanokimi login`")
+        if state is LoginState.EXPIRING:  # a pair that cannot be written is not asked for
+            store = TokenStore(self._directory, provider.oauth.key)
+            await asyncio.to_thread(store.check_writable)
+
+    async def renew(self, provider: Provider) -> None:
+        """Get another access token, because the provider has refused the one of now.
+
+        Raises:
+            LoginRequiredError: it has no login, or the login is lost.
+            TemporaryError: the OAuth server does not answer.
+        """
+        if provider.oauth is not None:
+            await self._access_token(provider, provider.oauth, force=True)
 
     def fingerprint(self, provider: Provider) -> str:
         """Names the credential of now without giving it away: it changes when that does."""
@@ -125,13 +142,29 @@ class Credentials:
             seen.append(token)
         return token
 
+    async def _access_token(
+        self,
+        provider: Provider,
+        oauth: OAuth,
+        *,
+        force: bool = False,
+        rejected: str | None = None,
+    ) -> str:
+        try:
+            token = await self.login(oauth).access_token(force=force, rejected=rejected)
+        except ConfigError:
+            raise
+        except PermanentError as e:
+            # A broken file or a full disk is like a lost login: messages wait for the operator.
+            raise LoginRequiredError(e.message, hint=e.hint) from None
+        return self._remember(provider, token)
+
     def _token(self, provider: Provider) -> Callable[[str | None], Awaitable[str]]:
         oauth = provider.oauth
         if oauth is not None:
 
             async def from_login(rejected: str | None) -> str:
-                token = await self.login(oauth).access_token(rejected=rejected)
-                return self._remember(provider, token)
+                return await self._access_token(provider, oauth, rejected=rejected)
 
             return from_login
 

@@ -9,13 +9,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import structlog
 
-from runner.errors import NanokimiError, PermanentError, ProtocolError, SandboxGoneError
+from runner.errors import (
+    LoginRequiredError,
+    NanokimiError,
+    PermanentError,
+    ProtocolError,
+    SandboxGoneError,
+)
 from runner.host import events
 from runner.host.decide import Hold, Retry, after_failure, frame
 from runner.host.events import EventLog
@@ -57,6 +64,14 @@ class Logins(Protocol):
         """Names the credential that the group's model is called with now; never holds it."""
         ...
 
+    async def ready(self, session: AgentSession) -> None:
+        """See that the session's sandbox has the credential of now. Raises: NanokimiError."""
+        ...
+
+    async def refused(self, group: str, than: str, error: NanokimiError) -> NanokimiError:
+        """What it means that a turn, begun with the credential ``than``, failed for want of one."""
+        ...
+
     async def another(self, group: str, than: str) -> None:
         """Return when it is worth trying again with what is there instead of ``than``."""
         ...
@@ -79,6 +94,7 @@ class Dispatcher:
         self._limits = limits
         self._logins = logins
         self._held: set[str] = set()
+        self._excused: Counter[str] = Counter()
         self._woken: asyncio.Queue[str] = asyncio.Queue()
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
@@ -196,6 +212,8 @@ class Dispatcher:
         except NanokimiError as e:
             if isinstance(e, SandboxGoneError | ProtocolError) or e.code == TURN_TIMEOUT:
                 await slot.discard()
+            if e.code == LoginRequiredError.code and self._tries(claim.turn) < self._max_attempts:
+                e = await self._logins.refused(claim.turn.group, run.login, e)
             return await self._failed(claim.turn, e)
         if answer is None:
             await slot.discard()
@@ -250,6 +268,7 @@ class Dispatcher:
         run.session = session
         if run.cancelled.is_set():
             return Answer("", "cancelled", None)
+        await self._logins.ready(session)
         listener = _ToEvents(self._log, claim.turn)
         try:
             async with asyncio.timeout(limits.turn_timeout):
@@ -268,7 +287,7 @@ class Dispatcher:
             "message": error.message,
             "hint": error.hint,
         }
-        decision = after_failure(error, turn.attempt, self._limits().max_attempts)
+        decision = after_failure(error, self._tries(turn), self._max_attempts)
         log.warning(
             "turn.failed",
             group=turn.group,
@@ -279,6 +298,7 @@ class Dispatcher:
             next=type(decision).__name__,
         )
         if isinstance(decision, Hold):
+            self._excused[turn.id] += 1
             if turn.group not in self._held:  # said once, not with every message
                 self._held.add(turn.group)
                 told |= {"will_retry": True, "held": True, "attempt": turn.attempt}
@@ -294,7 +314,16 @@ class Dispatcher:
         await self._finish(ended, events.TURN_FAILED, told)
         return None
 
+    @property
+    def _max_attempts(self) -> int:
+        return self._limits().max_attempts
+
+    def _tries(self, turn: Turn) -> int:
+        """Attempts that count: a turn is not to fail because its login was away so often."""
+        return turn.attempt - self._excused[turn.id]
+
     async def _finish(self, turn: Turn, kind: str, data: dict[str, Any]) -> None:
+        self._excused.pop(turn.id, None)
         with self._log.writing(turn.group) as event_id:
             event = Event(event_id, turn.group, kind, data, turn.id)
             if await self._store.finish(turn, event):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -29,6 +30,16 @@ log = structlog.get_logger()
 NEVER = 4_102_444_800.0
 
 
+@dataclass
+class _Made:
+    """What a sandbox was made from, and the credential files it has now."""
+
+    spec: SandboxSpec
+    provider: Provider
+    credentials: dict[str, str] = field(repr=False)
+    projecting: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Opener:
     """The :class:`~runner.host.pool.SessionMaker` of the product. ``settings`` may be replaced."""
 
@@ -47,7 +58,7 @@ class Opener:
         self._spawner = spawner
         self._relay = relay
         self._credentials = credentials
-        self._made_from: dict[str, tuple[SandboxSpec, Provider]] = {}
+        self._made: dict[str, _Made] = {}
 
     async def open(self, group: str) -> AgentSession:
         """Raises: ConfigError, LoginRequiredError, EngineError, SandboxGoneError, ProtocolError."""
@@ -82,7 +93,7 @@ class Opener:
         except BaseException:
             await self._take_down(sandbox)
             raise
-        self._made_from[group] = (spec, of_group.provider)
+        self._made[group] = _Made(spec, of_group.provider, credentials)
         log.info("sandbox.ready", group=group, generation=generation)
         return session
 
@@ -90,22 +101,35 @@ class Opener:
         """Would the settings of now make another sandbox?"""
         info = session.sandbox.info
         of_group = self.settings.for_group(info.group)
-        wanted = (self._spec(of_group, info.folder), of_group.provider)
-        return self._made_from.get(info.group) != wanted
+        made = self._made.get(info.group)
+        return (
+            made is None
+            or made.spec != self._spec(of_group, info.folder)
+            or made.provider != of_group.provider
+        )
 
     async def close(self, session: AgentSession) -> None:
         """Raises: EngineError when the engine does not confirm the removal."""
         await session.close()
         await self._take_down(session.sandbox)
-        self._made_from.pop(session.sandbox.info.group, None)
+        self._made.pop(session.sandbox.info.group, None)
 
-    async def project_tokens(self, sessions: dict[str, AgentSession]) -> None:
-        """Give sandboxes that call their provider themselves the access token of now."""
-        for group, session in sessions.items():
-            of_group = self.settings.for_group(group)
-            if of_group.network == "open":
-                credentials = await self._credentials.projected(of_group.provider)
-                await self._spawner.project(session.sandbox.info.folder, credentials)
+    async def project(self, session: AgentSession) -> None:
+        """Give a sandbox that calls its provider itself the access token of now.
+
+        Raises:
+            LoginRequiredError, ConfigError: there is none.
+            TemporaryError: it has expired and cannot be renewed now, or it cannot be written.
+        """
+        info = session.sandbox.info
+        made = self._made.get(info.group)
+        if made is None:
+            return  # it is being taken down
+        async with made.projecting:  # or an older token could be written last
+            credentials = await self._credentials.projected(made.provider)
+            if credentials != made.credentials:
+                await self._spawner.project(info.folder, credentials)
+                made.credentials = credentials
 
     async def clear_leftovers(self) -> int:
         """End the sandboxes that an earlier host of this install left behind; says how many."""

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from runner.model import MAX_ID_CHARS
 from runner.settings import texts
+from runner.settings.problem import Wrong, shorten
 from runner.settings.secret import Secret
 from runner.settings.units import Duration, Size, Wait
 
@@ -156,12 +157,89 @@ class Store(Table):
     url: Annotated[Secret, AfterValidator(texts.store_url)] = Secret("")
 
 
-class Gateway(Table):
-    """``[gateway]``: the model API for other clients."""
+class Budget(Table):
+    """What may be spent in a calendar day and month of UTC; ``None`` is without bound.
 
-    keys: tuple[Secret, ...] = Field((), strict=False)
+    ``day`` and ``month`` are US dollars, and hold for models with a known price. The tokens are of
+    all kinds together, and hold for every model, also those of a subscription.
+    """
+
+    day: float | None = Field(None, ge=0, le=1e9)
+    month: float | None = Field(None, ge=0, le=1e9)
+    day_tokens: int | None = Field(None, ge=0, le=10**15)
+    month_tokens: int | None = Field(None, ge=0, le=10**15)
+
+
+class Budgets(Table):
+    """``[gateway.budgets]``: ``group`` and ``key`` are for each of them that has none of its own.
+
+    ``groups`` are by id; a key's own stands beside it in ``keys``.
+    """
+
+    group: Budget = Budget()
+    key: Budget = Budget()
+    groups: dict[Name, Budget] = Field(default_factory=dict)
+
+
+class GatewayKey(Table):
+    """One of ``keys``: a secret, or a table. ``models`` empty allows all; ``name`` is for usage.
+
+    After loading, each has a name of its own.
+    """
+
+    key: Secret
+    name: Annotated[str, Field(max_length=64)] = ""
+    models: tuple[Name, ...] = Field((), strict=False)
+    budget: Budget | None = None
+
+
+def _named(keys: tuple[GatewayKey, ...]) -> tuple[GatewayKey, ...]:
+    """Unnamed keys are called by where they come from, literal ones by their place."""
+    named: dict[str, GatewayKey] = {}
+    for place, key in enumerate(keys, 1):
+        origin = key.key.origin
+        name = key.name or (f"key-{place}" if origin == "literal" else origin)
+        if name in named:
+            raise Wrong(f'holds two keys called "{shorten(name, 40)}"', "give each its own name")
+        if not key.key:
+            raise Wrong(f'holds "{shorten(name, 40)}", which is empty', "write the secret")
+        named[name] = key.model_copy(update={"name": name})
+    return tuple(named.values())
+
+
+def _key(value: object) -> object:
+    """A bare secret is a key without conditions."""
+    if isinstance(value, str | Secret):
+        return {"key": value}
+    if isinstance(value, dict | GatewayKey):
+        return value
+    raise Wrong("must be text or a table", 'write the secret, "env:NAME" or "file:PATH"')
+
+
+class Targets(Table):
+    """``[gateway.targets]``: where `nanokimi monitor` warns. Rates from 0 to 1, time in seconds.
+
+    ``cost_per_task`` is US dollars for one answered call.
+    """
+
+    success_rate: float = Field(0.9, ge=0, le=1)
+    avg_response_time: Wait = 5.0
+    cost_per_task: float = Field(0.001, ge=0)
+    fallback_rate: float = Field(0.1, ge=0, le=1)
+    token_efficiency: float = Field(0.8, ge=0, le=1)
+
+
+class Gateway(Table):
+    """``[gateway]``: the model API for other clients. ``keep_usage``: seconds, a month at least."""
+
+    keys: Annotated[
+        tuple[Annotated[GatewayKey, BeforeValidator(_key)], ...], AfterValidator(_named)
+    ] = Field((), strict=False)
     thinking_repair: bool = True
     cache: Literal["auto", "explicit", "off"] = "auto"
+    keep_usage: Duration = Field(400 * 86_400.0, ge=31 * 86_400, le=10_000 * 86_400)
+    budgets: Budgets = Budgets()
+    targets: Targets = Targets()
 
 
 class ModelEntry(Table):

@@ -114,9 +114,25 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 #url = ""                       # "" is SQLite in this directory; or postgresql://…
 
 [gateway]
-#keys = []                      # keys that other clients use the model API with
+#keys = []                      # keys that other clients use the model API with: secrets, or tables
+# like { name = "ci", key = "env:CI", models = ["kimi-code"], budget = {…} }
 #thinking_repair = true         # put lost reasoning back into the history
 #cache = "auto"                 # auto, explicit, off
+#keep_usage = "400d"            # how long the ledger of calls is kept; a month at least
+
+# What may be spent in a day and in a month of UTC: US dollars (day, month) or, also where no price
+# is known, tokens (day_tokens, month_tokens). Nothing in a budget is without bound.
+[gateway.budgets]
+#group = {}                     # each group: { day_tokens = 20000000, month = 50.0 }
+#key = {}                       # each key that has no budget of its own
+#groups = {}                    # of single groups: { "team@example.com" = { month = 20.0 } }
+
+[gateway.targets]
+#success_rate = 0.9             # `nanokimi monitor` warns below or above these
+#avg_response_time = "5s"
+#cost_per_task = 0.001          # US dollars for one answered call
+#fallback_rate = 0.1
+#token_efficiency = 0.8         # tokens of calls that succeeded, of all tokens
 
 [agent]
 #engine = "native"              # or the command of an ACP agent: ["kimi", "acp"]

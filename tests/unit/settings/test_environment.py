@@ -38,7 +38,7 @@ def test_a_variable_overrides_the_file_with_the_right_type(data: Data) -> None:
     assert (s.host.auto_create, s.host.trigger) == (False, "")
     assert s.sandbox.cpus == 2.0
     assert s.agent.engine == ("kimi", "acp")
-    assert [k.reveal({"K": "v"}) for k in s.gateway.keys] == ["12345", "v"]
+    assert [k.key.reveal({"K": "v"}) for k in s.gateway.keys] == ["12345", "v"]
     assert s.server.address == ("::1", 0)
 
 

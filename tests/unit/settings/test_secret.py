@@ -20,12 +20,12 @@ def test_a_literal_is_itself_and_never_printed() -> None:
 
 def test_settings_never_print_a_secret(data: Data) -> None:
     settings = data.load('[gateway]\nkeys = ["gw-very-secret"]\n')
-    assert settings.gateway.keys[0].reveal() == "gw-very-secret"
+    assert settings.gateway.keys[0].key.reveal() == "gw-very-secret"
     assert "very" not in repr(settings) + str(settings) + str(settings.model_dump(mode="json"))
 
 
 def test_env_is_read_when_it_is_used_not_before(data: Data) -> None:
-    key = data.load('[gateway]\nkeys = ["env:MY_KEY"]\n').gateway.keys[0]
+    key = data.load('[gateway]\nkeys = ["env:MY_KEY"]\n').gateway.keys[0].key
     assert key.reveal({"MY_KEY": "one\n"}) == "one"
     assert key.reveal({"MY_KEY": "two"}) == "two"
     with pytest.raises(ConfigError) as caught:
@@ -35,7 +35,7 @@ def test_env_is_read_when_it_is_used_not_before(data: Data) -> None:
 
 
 def test_a_secret_file_is_relative_to_the_config_and_stripped(data: Data) -> None:
-    key = data.load('[gateway]\nkeys = ["file:my-key"]\n').gateway.keys[0]
+    key = data.load('[gateway]\nkeys = ["file:my-key"]\n').gateway.keys[0].key
     with pytest.raises(ConfigError, match=r"my-key cannot be read"):
         key.reveal()
     (data.root / "my-key").write_text("  sk-1\n")
@@ -65,7 +65,7 @@ def test_a_link_to_a_secret_file_is_followed(tmp_path: Path) -> None:
 
 def test_an_empty_source_of_a_secret_is_named_at_load(data: Data) -> None:
     error = data.refused('[gateway]\nkeys = ["env:"]\n')
-    assert 'gateway.keys[0] says "env:" but not which' in error.message
+    assert 'gateway.keys[0].key says "env:" but not which' in error.message
 
 
 def test_a_wrong_secret_is_not_repeated_in_the_message(data: Data) -> None:

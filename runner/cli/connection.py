@@ -9,7 +9,9 @@ from runner.api.client import Api
 from runner.api.server import serving_host
 from runner.api.token import api_token
 from runner.cli.context import Context
+from runner.host.credentials import Credentials
 from runner.host.lock import serving
+from runner.settings.schema import Settings
 
 
 @asynccontextmanager
@@ -30,8 +32,19 @@ async def connect(context: Context) -> AsyncIterator[Api]:
         if api is not None:
             yield api
             return
+    settings = context.settings()
+    await _check_login(context, settings)
     async with (
-        serving_host(context.layout, context.settings(), "127.0.0.1", 0) as url,
+        serving_host(context.layout, settings, "127.0.0.1", 0) as url,
         aclosing(Api(url, api_token(context.layout))) as own,
     ):
         yield own
+
+
+async def _check_login(context: Context, settings: Settings) -> None:
+    """Better no message than one that is kept for a login that nobody has made yet."""
+    credentials = Credentials(context.layout.credentials)
+    try:
+        await credentials.check(settings.for_group("check").provider)
+    finally:
+        await credentials.aclose()

@@ -108,9 +108,13 @@ class Pool:
         self._idle.clear()
         for task in list(self._stops):
             task.cancel()
-        await asyncio.gather(
-            *(self._end(group) for group in list(self._sessions)), return_exceptions=True
-        )
+        groups = list(self._sessions)
+        ends = (self._end(group) for group in groups)
+        for group, e in zip(
+            groups, await asyncio.gather(*ends, return_exceptions=True), strict=True
+        ):
+            if e is not None:
+                log.warning("sandbox.stop_failed", group=group, error=str(e))
 
     # -- slots ----------------------------------------------------------------------------------
 

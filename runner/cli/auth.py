@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
 import typer
 
 from runner.cli.context import Context, context_of, run
-from runner.cli.output import err, note, out, show_json, table
-from runner.errors import ConfigError, LoginRequiredError
+from runner.cli.output import ago, err, note, out, plain, show_json, table
+from runner.errors import ConfigError, LoginRequiredError, PermanentError
 from runner.host.credentials import LOGIN_DEADLINE, Credentials
 from runner.oauth import device
 from runner.oauth.headers import client_headers
-from runner.oauth.store import TokenStore
+from runner.oauth.private_files import read_given
+from runner.oauth.refresher import TokenSource
+from runner.oauth.status import LoginState, LoginStatus
+from runner.oauth.store import TokenStore, parse_login
+from runner.oauth.tokens import TokenSet, is_usable
 
 if TYPE_CHECKING:
     from runner.settings.tables import OAuth
+
+BROKEN = "broken"
+"""State of a login whose file cannot be used, beside those of :class:`LoginState`."""
 
 app = typer.Typer(help="Logins.", no_args_is_help=True)
 
@@ -27,10 +35,20 @@ ProviderArgument = Annotated[
 ]
 
 
-def login(ctx: typer.Context, provider: ProviderArgument = None) -> None:
+def login(
+    ctx: typer.Context,
+    provider: ProviderArgument = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--import", metavar="FILE", help="Take over a login that kimi has made."),
+    ] = None,
+) -> None:
     """Log in to a provider: shows a code and a URL, and waits until you have approved it."""
     context = context_of(ctx)
-    run(lambda: _login(context, provider))
+    if file is None:
+        run(lambda: _login(context, provider))
+    else:
+        run(lambda: _import(context, provider, file))
 
 
 async def _login(context: Context, provider: str | None) -> None:
@@ -52,7 +70,36 @@ async def _login(context: Context, provider: str | None) -> None:
                 headers=client_headers(context.layout.credentials),
             )
     await store.replace(tokens)
-    out.print(f"logged in to {name}")
+    out.print(f"logged in to {plain(name)}")
+    note(_terms(tokens))
+
+
+async def _import(context: Context, provider: str | None, file: Path) -> None:
+    name, oauth = _oauth(context, provider)
+    tokens = parse_login(read_given(file), file)
+    if not (tokens.refresh_token.get_secret_value() or is_usable(tokens, time.time())):
+        raise PermanentError(
+            f"the login in {file} has expired and cannot be renewed: it has no refresh token",
+            hint="run `nanokimi login`",
+            code="login_expired",
+        )
+    await TokenStore(context.layout.credentials, oauth.key).replace(tokens)
+    out.print(f"logged in to {plain(name)} with {plain(str(file))}")
+    note(_terms(tokens))
+    if tokens.refresh_token.get_secret_value():
+        note(
+            f"{file} is as it was, but use it no more: each renewal makes a new refresh token, "
+            "and of two users of one login the second is logged out"
+        )
+
+
+def _terms(tokens: TokenSet) -> str:
+    """Scope and time, for a person."""
+    minutes = max(0.0, tokens.expires_at - time.time()) / 60
+    renewed = (
+        "and renewed by itself" if tokens.refresh_token.get_secret_value() else "not renewable"
+    )
+    return f"scope {tokens.scope or '-'}, good for {minutes:.0f} min {renewed}"
 
 
 def logout(ctx: typer.Context, provider: ProviderArgument = None) -> None:
@@ -77,20 +124,26 @@ def status(
     if as_json:
         show_json(rows)
     else:
-        shown = table("PROVIDER", "BY", "STATE", "SCOPE", "TOKEN FOR", "LAST FAILURE")
+        shown = table(
+            "PROVIDER", "BY", "STATE", "SCOPE", "TOKEN FOR", "LAST REFRESH", "LAST FAILURE"
+        )
         for r in rows:
             left = r["expires_at"] - time.time() if r["expires_at"] else None
             shown.add_row(
-                r["provider"],
+                plain(r["provider"]),
                 r["by"],
                 r["state"],
-                r["scope"] or "-",
+                plain(r["scope"]) or "-",
                 "-" if left is None else f"{max(0, left) / 60:.0f} min",
-                r["last_failure"] or "-",
+                ago(r["last_refresh"]) if r["last_refresh"] else "-",
+                plain(r["last_failure"]) or "-",
             )
         out.print(shown)
-    if any(r["state"] in ("lost", "absent") for r in rows if r["used"]):
-        raise LoginRequiredError("the default model's login is missing", hint="nanokimi login")
+    for r in rows:
+        if r["used"] and r["state"] in (LoginState.LOST, LoginState.ABSENT, BROKEN):
+            raise LoginRequiredError(
+                f"the default model's login is {r['state']}", hint="run `nanokimi login`"
+            )
 
 
 async def _status(context: Context) -> list[dict[str, Any]]:
@@ -102,8 +155,8 @@ async def _status(context: Context) -> list[dict[str, Any]]:
         for name, provider in settings.providers.items():
             row: dict[str, Any] = {"provider": name, "used": name == used}
             if provider.oauth is not None:
-                login = asdict(credentials.login(provider.oauth).status())
-                rows.append({**row, "by": "login", **login, "state": str(login["state"])})
+                login = _login_status(credentials.login(provider.oauth))
+                rows.append({**row, "by": "login", **login})
             else:
                 state = "ok"
                 try:
@@ -115,6 +168,15 @@ async def _status(context: Context) -> list[dict[str, Any]]:
     finally:
         await credentials.aclose()
     return rows
+
+
+def _login_status(source: TokenSource) -> dict[str, Any]:
+    try:
+        status = asdict(source.status())
+    except PermanentError as e:  # one broken file does not hide the other logins
+        empty = asdict(LoginStatus(LoginState.LOST))
+        return empty | {"state": BROKEN, "last_failure": f"{e.message}. {e.hint}"}
+    return status | {"state": str(status["state"])}
 
 
 def _oauth(context: Context, provider: str | None) -> tuple[str, OAuth]:

@@ -40,14 +40,40 @@ def read_private(path: Path) -> bytes | None:
         ) from None
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise PermanentError(f"{path} is not a regular file", hint="move it away")
+        _need_regular(found, path, hint="move it away")
         _keep_private(descriptor, found, path)
-        content = os.read(descriptor, MAX_SIZE + 1)  # one read is whole: a local regular file
+        return _read(descriptor, path, hint="move it away")
     finally:
         os.close(descriptor)
+
+
+def read_given(path: Path) -> bytes:
+    """The content of a file of at most 64 KiB that a person has named; it is left as it is.
+
+    Raises:
+        PermanentError: not there, not a regular file, too large, or not readable.
+    """
+    hint = "name the token file that `kimi login` has made"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as e:
+        raise PermanentError(f"{path} cannot be read: {e.strerror}", hint=hint) from None
+    try:
+        _need_regular(os.fstat(descriptor), path, hint=hint)
+        return _read(descriptor, path, hint=hint)
+    finally:
+        os.close(descriptor)
+
+
+def _need_regular(found: os.stat_result, path: Path, *, hint: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise PermanentError(f"{path} is not a regular file", hint=hint)
+
+
+def _read(descriptor: int, path: Path, *, hint: str) -> bytes:
+    content = os.read(descriptor, MAX_SIZE + 1)  # one read is whole: a local regular file
     if len(content) > MAX_SIZE:
-        raise PermanentError(f"{path} is larger than {MAX_SIZE} bytes", hint="move it away")
+        raise PermanentError(f"{path} is larger than {MAX_SIZE} bytes", hint=hint)
     return content
 
 

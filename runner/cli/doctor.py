@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from typing import Annotated
 
 import httpx
 import typer
 
+from runner.cli.check import Check, Grade, failed
+from runner.cli.checks_login import check_clock, check_files, check_fit, check_login
 from runner.cli.context import Context, context_of, run
-from runner.cli.output import out, show_json, table
+from runner.cli.output import out, plain, show_json, table
 from runner.errors import NanokimiError
 from runner.gateway.upstream import USER_AGENT
 from runner.host.app import remove_files
 from runner.host.credentials import Credentials
 from runner.model import folder_of
+from runner.oauth.store import TokenStore
 from runner.sandbox.backend import open_spawner
 from runner.sandbox.spawner import Limits, SandboxSpec, Spawner
+from runner.settings.layout import Layout
 from runner.settings.schema import Settings
+from runner.settings.tables import Provider
 
 PROBE = "nanokimi-doctor"
 PROBE_DEADLINE = 30.0
@@ -41,22 +46,6 @@ say() { printf '%s\\n' "$*"; }
 """
 
 
-class Grade(StrEnum):
-    PASS = "pass"  # noqa: S105
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the report."""
-
-    name: str
-    grade: Grade
-    found: str
-    fix: str = ""
-
-
 def doctor(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
@@ -71,7 +60,7 @@ def doctor(
         shown = table("", "CHECK", "FOUND", "FIX")
         for c in checks:
             grade = f"[{colours[c.grade]}]{c.grade}[/]"
-            shown.add_row(grade, c.name, c.found.replace("[", "\\["), c.fix.replace("[", "\\["))
+            shown.add_row(grade, c.name, plain(c.found), plain(c.fix))
         out.print(shown)
     if any(c.grade is Grade.FAIL for c in checks):
         raise typer.Exit(1)
@@ -85,7 +74,7 @@ async def _checks(context: Context) -> AsyncIterator[Check]:
     try:
         settings = context.settings()
     except NanokimiError as e:
-        yield _failed("config", e)
+        yield failed("config", e)
         return
     for warning in settings.warnings:
         yield Check("config", Grade.WARN, warning)
@@ -93,7 +82,7 @@ async def _checks(context: Context) -> AsyncIterator[Check]:
     yield _disk(context)
     credentials = Credentials(context.layout.credentials)
     try:
-        async for check in _provider(settings, credentials):
+        async for check in _provider(context.layout, settings, credentials):
             yield check
     finally:
         await credentials.aclose()
@@ -102,7 +91,7 @@ async def _checks(context: Context) -> AsyncIterator[Check]:
             settings.sandbox.backend, context.layout, PROBE, image=settings.sandbox.image
         )
     except NanokimiError as e:
-        yield _failed("engine", e)
+        yield failed("engine", e)
         return
     try:
         async for check in _sandbox(settings, spawner):
@@ -120,29 +109,52 @@ def _disk(context: Context) -> Check:
     return Check("disk", Grade.PASS, found)
 
 
-async def _provider(settings: Settings, credentials: Credentials) -> AsyncIterator[Check]:
+async def _provider(
+    layout: Layout, settings: Settings, credentials: Credentials
+) -> AsyncIterator[Check]:
     of_group = settings.for_group(PROBE)
+    provider = of_group.provider
+    files = [layout.api_token.name]
+    if provider.oauth is not None:
+        files.append(provider.oauth.credential_file)
+    for check in check_files(layout.credentials, files):
+        yield check
+    yield check_fit(of_group)
+    token = ""
     try:
-        await credentials.check(of_group.provider)
-        token = await credentials.upstream(of_group.provider).token(None)
+        token = await credentials.upstream(provider).token(None)
+        yield Check("login", Grade.PASS, f"a usable credential for {of_group.provider_name}")
     except NanokimiError as e:
-        yield _failed("login", e)
-        return
-    yield Check("login", Grade.PASS, f"a usable credential for {of_group.provider_name}")
-    url = f"{of_group.provider.base_url}/models"
+        yield failed("login", e)
+    if provider.oauth is not None:
+        store = TokenStore(layout.credentials, provider.oauth.key)
+        try:
+            for check in check_login(
+                store, credentials.login(provider.oauth).status(), time.time()
+            ):
+                yield check
+        except NanokimiError as e:
+            yield failed("login file", e)
+    async for check in _model(provider, token):
+        yield check
+
+
+async def _model(provider: Provider, token: str) -> AsyncIterator[Check]:
+    """Without a token only the clock is looked at."""
+    url = f"{provider.base_url}/models"
+    headers = {"user-agent": USER_AGENT, **provider.custom_headers}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
+    asked = time.time()
     try:
         async with httpx.AsyncClient(timeout=10.0) as client:
-            answer = await client.get(
-                url,
-                headers={
-                    "user-agent": USER_AGENT,
-                    **of_group.provider.custom_headers,
-                    "authorization": f"Bearer {token}",
-                },
-            )
+            answer = await client.get(url, headers=headers)
     except httpx.HTTPError as e:
         found = f"{url}: {type(e).__name__}"
         yield Check("model", Grade.FAIL, found, "check the network, proxy and base_url")
+        return
+    yield check_clock(answer.headers.get("date"), asked, time.time())
+    if not token:
         return
     if answer.status_code in (401, 403):
         found = f"{url} answers HTTP {answer.status_code}"
@@ -151,14 +163,14 @@ async def _provider(settings: Settings, credentials: Credentials) -> AsyncIterat
         found = f"{url} answers HTTP {answer.status_code}"
         yield Check("model", Grade.WARN, found, "a message will tell more: nanokimi chat -m hello")
     else:
-        yield Check("model", Grade.PASS, f"{of_group.provider.base_url} answers")
+        yield Check("model", Grade.PASS, f"{provider.base_url} answers")
 
 
 async def _sandbox(settings: Settings, spawner: Spawner) -> AsyncIterator[Check]:
     try:
         report = await spawner.check()
     except NanokimiError as e:
-        yield _failed("engine", e)
+        yield failed("engine", e)
         return
     found = f"{report.backend} {report.version}: {report.isolation}"
     if report.warning:
@@ -179,7 +191,7 @@ async def _sandbox(settings: Settings, spawner: Spawner) -> AsyncIterator[Check]
             said = await _run_probe(spawner, spec)
     except (NanokimiError, TimeoutError) as e:
         why = e if isinstance(e, NanokimiError) else NanokimiError("the probe took too long")
-        yield _failed("sandbox", why)
+        yield failed("sandbox", why)
         return
     for line in said.splitlines():
         name, _, result = line.partition(" ")
@@ -200,7 +212,3 @@ async def _run_probe(spawner: Spawner, spec: SandboxSpec) -> str:
     finally:
         sandbox.streams.abort()
         await spawner.stop(sandbox.info, grace=0)
-
-
-def _failed(name: str, e: NanokimiError) -> Check:
-    return Check(name, Grade.FAIL, e.message, e.hint)

@@ -180,3 +180,24 @@ async def test_status_of_a_lost_a_broken_and_no_login_is_exit_code_3(shell: Shel
     (row,) = json.loads(out)
     assert (code, row["state"]) == (3, "broken")
     assert "kimi-code.json is not a usable login" in row["last_failure"]
+
+
+# -- doctor -------------------------------------------------------------------------------------
+
+
+async def test_doctor_looks_at_files_expiry_renewal_clock_and_fit(shell: Shell) -> None:
+    log_in(shell.layout, shell.provider)
+    shell.path.chmod(0o640)
+    checks = await shell.checks()
+    assert checks["login files"]["grade"] == "warn"
+    assert checks["login files"]["fix"] == f"chmod 600 {shell.path}"
+    for name in ("login", "login fits", "login expiry", "login refresh", "clock", "model"):
+        assert checks[name]["grade"] == "pass", checks[name]
+    shell.provider.revoke_logins()
+    shell.path.write_text(json.dumps(json.loads(shell.path.read_text()) | {"expires_at": 1.0}))
+    checks = await shell.checks()
+    for name in ("login", "login expiry", "login refresh"):
+        assert checks[name]["grade"] == "fail", checks[name]
+        assert "nanokimi login" in checks[name]["fix"]
+    assert checks["clock"]["grade"] == "pass"
+    assert checks["login files"]["grade"] == "pass"

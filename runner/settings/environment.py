@@ -18,6 +18,7 @@ from runner.settings.problem import Problem, Where, Wrong
 from runner.settings.schema import Settings
 from runner.settings.tables import Server
 from runner.settings.texts import address
+from runner.settings.vendors import KIMI_CODE, split_model
 
 PREFIX = "NANOKIMI_"
 MAX_VALUE = 64 * 1024
@@ -107,8 +108,8 @@ def _spelled(key: str) -> str:
 def _put(result: Overlaid, where: Where, value: object, variable: str) -> None:
     node: Any = result.raw
     for part in where[:-1]:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
+        node = node[part] if isinstance(part, int) else node.setdefault(part, {})
+        if not isinstance(node, dict | list):
             return  # the file is wrong there, and validation will say so
     node[where[-1]] = value
     result.origins[where] = variable
@@ -119,6 +120,7 @@ def _older_names(
 ) -> Iterator[tuple[str, Where, object]]:
     """``(variable, key path, value)`` for the names that other systems have given."""
     yield from _listen(raw, environ)
+    yield from _kimi_code_entries(raw, environ)
     providers = raw.get("providers")
     tables = providers if isinstance(providers, dict) else {}
     for name, table in tables.items():
@@ -143,6 +145,26 @@ def _older_names(
             for variable in ("KIMI_OAUTH_HOST", "KIMI_CODE_OAUTH_HOST"):  # the second one wins
                 if value := environ.get(variable):
                     yield variable, (*here, "oauth", "host"), value
+
+
+def _kimi_code_entries(
+    raw: dict[str, Any], environ: Mapping[str, str]
+) -> Iterator[tuple[str, Where, object]]:
+    """Entries of ``model_list`` for Kimi Code take what they leave open; a pool keeps its keys."""
+    entries = raw.get("model_list")
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        model = entry.get("model") if isinstance(entry, dict) else None
+        if not isinstance(model, str):
+            continue
+        vendor, _ = split_model(model, str(entry.get("provider", "")))
+        if vendor is None or vendor.name != KIMI_CODE:
+            continue
+        base = environ.get("PICOCLAW_PROVIDERS_KIMI_CODE_API_BASE")
+        if base and "api_base" not in entry:
+            yield "PICOCLAW_PROVIDERS_KIMI_CODE_API_BASE", ("model_list", index, "api_base"), base
+        key = environ.get("PICOCLAW_PROVIDERS_KIMI_CODE_API_KEY")
+        if key and not entry.keys() & {"api_key", "api_keys", "auth"}:
+            yield "PICOCLAW_PROVIDERS_KIMI_CODE_API_KEY", ("model_list", index, "api_key"), key
 
 
 def _listen(raw: dict[str, Any], environ: Mapping[str, str]) -> Iterator[tuple[str, Where, object]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runner.settings import catalog
+from runner.settings import catalog, model_rules
 from runner.settings.group import nearest, unknown_alias
-from runner.settings.problem import Problem, Where, shorten
+from runner.settings.problem import Problem, shorten
 from runner.settings.schema import Settings
 from runner.settings.tables import Provider
 
@@ -19,8 +19,7 @@ def problems(settings: Settings) -> list[Problem]:
         *_providers(settings),
         *_models(settings),
         *_used_providers(settings),
-        *_model_list(settings),
-        *_routes(settings),
+        *model_rules.problems(settings),
     ]
 
 
@@ -28,6 +27,7 @@ def warnings(settings: Settings) -> list[str]:
     """What works and should be changed all the same."""
     return [
         *_gone_models(settings),
+        *model_rules.warnings(settings),
         *(
             f"services.{name} is set, but nanokimi does not use it"
             for name in ("moonshot_search", "moonshot_fetch")
@@ -140,39 +140,6 @@ def _used_providers(settings: Settings) -> Iterator[Problem]:
             )
 
 
-def _model_list(settings: Settings) -> Iterator[Problem]:
-    known = _callable_names(settings)
-    for index, entry in enumerate(settings.model_list):
-        here: Where = ("model_list", index)
-        if not entry.api_key:
-            yield Problem(
-                (*here, "api_key"), "is empty", 'write the key, "env:NAME" or "file:PATH"'
-            )
-        if entry.api_base:
-            misfit = catalog.misfit_of_model(entry.model.rsplit("/", 1)[-1], entry.api_base)
-            if misfit:
-                yield Problem((*here, "model"), misfit.text, misfit.fix)
-        for name in entry.fallbacks:
-            if name not in known and "/" not in name:
-                yield Problem(
-                    (*here, "fallbacks"),
-                    f'names "{shorten(name)}", which no model_list entry defines',
-                    nearest(name, known, "[[model_list]]"),
-                )
-
-
-def _routes(settings: Settings) -> Iterator[Problem]:
-    known = _callable_names(settings)
-    for route, table in settings.routes.items():
-        for name in table.chain:
-            if name not in known and "/" not in name:
-                yield Problem(
-                    ("routes", route, "chain"),
-                    f'names "{shorten(name)}", which no model_list entry defines',
-                    nearest(name, known, "[[model_list]]"),
-                )
-
-
 def _gone_models(settings: Settings) -> Iterator[str]:
     for alias, model in settings.models.items():
         provider = settings.providers.get(model.provider)
@@ -184,10 +151,6 @@ def _gone_models(settings: Settings) -> Iterator[str]:
                 f'models."{alias}".model is "{model.model}", which {happened}; '
                 f'its successor is "{successor}"'
             )
-
-
-def _callable_names(settings: Settings) -> set[str]:
-    return {entry.model_name for entry in settings.model_list} | set(settings.models)
 
 
 def _wire(provider: Provider) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from runner.model import MAX_ID_CHARS
 from runner.settings import texts
@@ -31,6 +31,10 @@ Trigger = Annotated[str, Field(max_length=200)]
 Network = Literal["isolated", "open"]
 Backend = Literal["auto", "docker", "process"]
 ProviderType = Literal["kimi", "openai", "openai_legacy", "anthropic"]
+Thinking = Literal["", "off", "low", "medium", "high", "max"]
+Percent = Annotated[int, Field(ge=0, le=100)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TokenLimit = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 class Table(BaseModel):
@@ -229,8 +233,24 @@ class Targets(Table):
     token_efficiency: float = Field(0.8, ge=0, le=1)
 
 
+class Roles(Table):
+    """``[gateway.roles]``: who does what in the built-in routes, by name.
+
+    ``primary`` empty is ``default_model``; any other role that is empty, or names a model without
+    a key, is left out of the chains.
+    """
+
+    primary: str = Field("", max_length=MAX_ID_CHARS)
+    validation: str = Field("claude", max_length=MAX_ID_CHARS)
+    fallback: str = Field("deepseek", max_length=MAX_ID_CHARS)
+    fast: str = Field("groq", max_length=MAX_ID_CHARS)
+
+
 class Gateway(Table):
-    """``[gateway]``: the model API for other clients. ``keep_usage``: seconds, a month at least."""
+    """``[gateway]``: the model API for other clients. ``keep_usage``: seconds, a month at least.
+
+    ``deadline``: seconds over all attempts of a call. ``rollout``: percent of the groups.
+    """
 
     keys: Annotated[
         tuple[Annotated[GatewayKey, BeforeValidator(_key)], ...], AfterValidator(_named)
@@ -240,27 +260,56 @@ class Gateway(Table):
     keep_usage: Duration = Field(400 * 86_400.0, ge=31 * 86_400, le=10_000 * 86_400)
     budgets: Budgets = Budgets()
     targets: Targets = Targets()
+    max_retries: int = Field(3, ge=0, le=20)
+    backoff_factor: float = Field(2.0, ge=1, le=10)
+    deadline: Wait = 600.0
+    rollout: Percent = 100
+    roles: Roles = Roles()
 
 
 class ModelEntry(Table):
-    """One ``[[model_list]]``. Entries with the same ``model_name`` form a pool."""
+    """One ``[[model_list]]``. Entries with the same ``model_name`` form a pool.
+
+    ``provider`` is a ``[providers.NAME]`` that lends its URL, credential and headers, or a
+    vendor's name. ``request_timeout`` is seconds to the first byte, ``rpm`` requests a minute for
+    each key. ``auth = "oauth"`` uses the login of the provider.
+    """
 
     model_name: Name
     model: Text
-    api_key: Secret
+    provider: str = Field("", max_length=MAX_ID_CHARS)
+    enabled: bool = True
+    format: Literal["auto", "openai", "anthropic"] = "auto"
     api_base: OptionalUrl = ""
+    api_key: Secret = Secret("")
+    api_keys: tuple[Secret, ...] = Field((), strict=False)
+    auth: Literal["key", "oauth"] = "key"
     proxy: OptionalUrl = ""
-    cooldown: Duration = Field(60.0, ge=0, le=86_400)
+    user_agent: Annotated[str, AfterValidator(texts.header_value)] = ""
+    custom_headers: Headers = Field(default_factory=dict)
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     fallbacks: tuple[Name, ...] = Field((), strict=False)
+    rpm: int | None = Field(None, ge=1, le=10_000_000)
+    request_timeout: Wait = 300.0
+    cooldown: Duration = Field(60.0, ge=0, le=86_400)
+    thinking_level: Thinking = ""
+    temperature: Temperature | None = None
+    max_tokens: TokenLimit | None = None
+    max_tokens_field: Literal["", "max_tokens", "max_completion_tokens"] = ""
+    streaming: bool = True
 
 
 class Route(Table):
-    """``[routes.NAME]``: models in order of preference, and what is asked of them."""
+    """``[routes.NAME]``: models in order of preference, and what is asked of them.
 
-    chain: tuple[Name, ...] = Field(strict=False, min_length=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    max_tokens: int | None = Field(None, ge=1, le=100_000_000)
-    prompt: str = Field("", max_length=100_000)
+    For a built-in route, what is left out is as built in; any other needs a ``chain``.
+    """
+
+    chain: tuple[Name, ...] = Field((), strict=False)
+    temperature: Temperature | None = None
+    max_tokens: TokenLimit | None = None
+    prompt: str | None = Field(None, max_length=100_000)
+    rollout: Percent | None = None
 
 
 class Agent(Table):

@@ -119,6 +119,10 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 #thinking_repair = true         # put lost reasoning back into the history
 #cache = "auto"                 # auto, explicit, off
 #keep_usage = "400d"            # how long the ledger of calls is kept; a month at least
+#max_retries = 3                # more tries with the same key, while an answer has not begun
+#backoff_factor = 2.0           # each wait between them is so much longer than the one before
+#deadline = "10m"               # over all tries, keys and models, until an answer begins
+#rollout = 100                  # percent of the groups whose routes begin with Kimi
 
 # What may be spent in a day and in a month of UTC: US dollars (day, month) or, also where no price
 # is known, tokens (day_tokens, month_tokens). Nothing in a budget is without bound.
@@ -133,6 +137,13 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 #cost_per_task = 0.001          # US dollars for one answered call
 #fallback_rate = 0.1
 #token_efficiency = 0.8         # tokens of calls that succeeded, of all tokens
+
+# Who does what in the built-in routes. A role whose model has no key is left out.
+[gateway.roles]
+#primary = ""                   # "" is default_model
+#validation = "claude"
+#fallback = "deepseek"
+#fast = "groq"
 
 [agent]
 #engine = "native"              # or the command of an ACP agent: ["kimi", "acp"]
@@ -152,16 +163,33 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 
 #[[model_list]]
 #model_name = "deepseek"
-#model = "deepseek/deepseek-chat"
+#model = "deepseek/deepseek-chat"  # vendor/model
+#provider = ""                  # or a name from [providers.*], which lends its URL and key
+#enabled = true
 #api_key = "env:DEEPSEEK_API_KEY"
+#api_keys = ["env:DEEPSEEK_API_KEY_2"]  # default: []. More keys, balanced; each rests by itself
+#auth = "key"                   # or "oauth": the login of the provider
 #api_base = ""                  # "" is the vendor's own
+#format = "auto"                # how it speaks: openai, anthropic
 #proxy = ""                     # an HTTP proxy for this entry: "http://localhost:7890"
-#cooldown = "60s"               # how long an entry rests after a failure
+#user_agent = ""                # "" is nanokimi's own
+#custom_headers = {}
+#extra_body = {}                # more fields of each request
 #fallbacks = ["kimi-code"]      # model_name or alias to try next
+#rpm = 100                      # default: no limit. Requests a minute for each key
+#request_timeout = "5m"         # until the first byte of an answer
+#cooldown = "60s"               # how long a key rests after a failure; doubled when it repeats
+#thinking_level = ""            # off, low, medium, high, max; "" leaves it to the request
+#temperature = 1.0              # default: the vendor's, when the request names none
+#max_tokens = 8192              # default: no limit. At most this many in an answer
+#max_tokens_field = ""          # max_tokens or max_completion_tokens; "" is the usual one
+#streaming = true               # false: it cannot stream, whatever the client asked for
 
+# Asked for as the model "route:fast". FAST, BUILD, DOUBLE-CHECK and SURGICAL_EDIT are built in.
 #[routes.fast]
 #chain = ["kimi-code", "deepseek"]
 #temperature = 0.3
 #max_tokens = 4000
 #prompt = "Answer briefly."
+#rollout = 100                  # default: of [gateway]
 """

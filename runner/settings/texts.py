@@ -91,6 +91,12 @@ def headers(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def header_value(value: str) -> str:
+    if value and not (value.isascii() and value.isprintable() and len(value) <= 512):
+        raise Wrong("holds what HTTP cannot carry", "use printable ASCII only, at most 512")
+    return value
+
+
 def engine(value: object) -> object:
     """``"native"`` to ``()``; a command stays; the rest is for pydantic to refuse."""
     if value == "native":

@@ -1,7 +1,8 @@
-"""Which model ids and base URLs belong together, and which ids are gone. As of 2026-11.
+"""Which model ids and base URLs belong together, and which ids are gone. Hosts as of 2026-11.
 
 Kimi Code (a subscription, OAuth) and the open platform (a balance, API keys) are two services with
-their own model ids. Only their own hosts are judged: any other base URL may serve what it likes.
+their own model ids, which ``models.toml`` lists. Only their own hosts are judged: any other base
+URL may serve what it likes.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
+from runner.settings.models import ServiceId, shipped
+
 KIMI_CODE_BASE = "https://api.kimi.com/coding/v1"
 OPEN_PLATFORM_BASE = "https://api.moonshot.cn/v1"
-KIMI_CODE_MODEL = "kimi-for-coding"
-OPEN_PLATFORM_MODEL = "kimi-k2.6"
 
 
 class Service(StrEnum):
@@ -32,12 +33,9 @@ _PATHS = {
     Service.KIMI_CODE: {"openai": "/coding/v1", "anthropic": "/coding"},
     Service.OPEN_PLATFORM: {"openai": "/v1", "anthropic": "/anthropic"},
 }
-_KIMI_CODE_IDS = frozenset({"kimi-for-coding", "kimi-coding", "k3", "k3-256k"})
-_OPEN_PLATFORM_PREFIXES = ("moonshot-v", "kimi-k")
-_GONE = {
-    "kimi-latest": ("was retired on 2026-01-28", OPEN_PLATFORM_MODEL),
-    "kimi-k2.5": ("was retired on 2026-08-31", OPEN_PLATFORM_MODEL),
-    "kimi-coding": ("was renamed", KIMI_CODE_MODEL),
+_IDS: dict[Service, ServiceId] = {
+    Service.KIMI_CODE: "kimi-code",
+    Service.OPEN_PLATFORM: "open-platform",
 }
 
 
@@ -88,27 +86,32 @@ def misfits_of_base(base_url: str, *, wire: str, oauth: bool) -> Iterator[Misfit
 
 def misfit_of_model(model: str, base_url: str) -> Misfit | None:
     """Why this upstream id cannot be asked for at that base URL."""
-    service = service_of(base_url)
-    if service is Service.KIMI_CODE and model.startswith(_OPEN_PLATFORM_PREFIXES):
+    asked = service_of(base_url)
+    owner = shipped().service_of(model)
+    if asked is Service.KIMI_CODE and owner == "open-platform":
         return Misfit(
             "model",
-            f'is "{model}", a model of {Service.OPEN_PLATFORM}, but its provider calls {service}',
-            f'write "{KIMI_CODE_MODEL}", or a provider with base_url = "{OPEN_PLATFORM_BASE}"',
+            f'is "{model}", a model of {Service.OPEN_PLATFORM}, but its provider calls {asked}',
+            f'write "{_default(asked)}", or a provider with base_url = "{OPEN_PLATFORM_BASE}"',
         )
-    if service is Service.OPEN_PLATFORM and model in _KIMI_CODE_IDS:
+    if asked is Service.OPEN_PLATFORM and owner == "kimi-code":
         return Misfit(
             "model",
-            f'is "{model}", a model of {Service.KIMI_CODE}, but its provider calls {service}',
-            f'write "{OPEN_PLATFORM_MODEL}", or a provider with base_url = "{KIMI_CODE_BASE}"',
+            f'is "{model}", a model of {Service.KIMI_CODE}, but its provider calls {asked}',
+            f'write "{_default(asked)}", or a provider with base_url = "{KIMI_CODE_BASE}"',
         )
     return None
 
 
 def gone(model: str, base_url: str) -> tuple[str, str] | None:
     """``(what happened, successor)`` of an id that is no longer served."""
-    found = _GONE.get(model)
-    if found is None and model.startswith("moonshot-v1"):
-        found = ("was retired on 2026-08-31", OPEN_PLATFORM_MODEL)
-    if found is not None and service_of(base_url) is Service.KIMI_CODE:
-        return found[0], KIMI_CODE_MODEL
-    return found
+    found = shipped().retired(model)
+    if found is None:
+        return None
+    if service_of(base_url) is Service.KIMI_CODE:
+        return found.sentence, _default(Service.KIMI_CODE)
+    return found.sentence, found.successor
+
+
+def _default(service: Service) -> str:
+    return shipped().services[_IDS[service]].default

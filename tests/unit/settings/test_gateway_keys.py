@@ -14,11 +14,9 @@ def test_unnamed_keys_are_called_by_where_they_come_from(data: Data) -> None:
 
 
 def test_a_key_may_have_models_and_a_budget(data: Data) -> None:
-    one = (
-        '{ name = "ci", key = "x", models = ["kimi-code"], budget = { day = 5, month_tokens = 9 } }'
-    )
+    one = '{ name = "ci", key = "x", models = ["k"], budget = { day = 5, month_tokens = 9 } }'
     (key,) = data.load(f"[gateway]\nkeys = [{one}]\n").gateway.keys
-    assert key.models == ("kimi-code",)
+    assert key.models == ("k",)
     assert key.budget == Budget(day=5.0, month_tokens=9)
 
 

@@ -8,13 +8,14 @@ from urllib.parse import unquote
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner import __version__
 from runner.api.bodies import ErrorBody, ErrorOut, Readiness
+from runner.api.metrics import Metrics
 from runner.api.routes import HostIn, router
 from runner.errors import (
     BusyError,
@@ -62,6 +63,13 @@ def create_app(host: Host, token: str) -> FastAPI:
     app.state.host = host
     app.include_router(router, dependencies=[Depends(authorised)])
     app.add_api_route("/health", health, tags=["state"], summary="The process lives")
+    app.add_api_route(
+        "/metrics",
+        Metrics(host).endpoint,
+        tags=["state"],
+        summary="For Prometheus",
+        response_class=PlainTextResponse,
+    )
     app.add_api_route("/ready", ready, tags=["state"], summary="It can answer messages")
     app.add_exception_handler(NanokimiError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

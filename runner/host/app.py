@@ -169,6 +169,10 @@ class Host:
         """The turn that the group runs now, or waits to try again."""
         return self._dispatcher.running(group_id)
 
+    def working_count(self) -> int:
+        """Turns that run now, over all groups."""
+        return self._dispatcher.working_count()
+
     async def cancel(self, group_id: str) -> Turn | None:
         """Cancel the running turn; ``None`` when nothing runs. Raises: NotFoundError."""
         await self.store.group(group_id)
@@ -290,6 +294,10 @@ class Host:
     def held(self, group_id: str) -> bool:
         """The group's messages wait for a login."""
         return self._dispatcher.held(group_id)
+
+    def held_count(self) -> int:
+        """Groups whose messages wait for a login."""
+        return self._dispatcher.held_count()
 
 
 @asynccontextmanager

@@ -116,9 +116,17 @@ class Dispatcher:
     def running_count(self) -> int:
         return len(self._running)
 
+    def working_count(self) -> int:
+        """Turns that run now or are about to be tried again: not those that wait for a login."""
+        return sum(not isinstance(run.next, Hold) for run in self._running.values())
+
     def held(self, group: str) -> bool:
         """The group's messages wait for a login."""
         return group in self._held
+
+    def held_count(self) -> int:
+        """Groups whose messages wait for a login."""
+        return len(self._held)
 
     async def cancel(self, group: str) -> Turn | None:
         """Cancel the group's running turn; returns it, or ``None`` when nothing runs."""

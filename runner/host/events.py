@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,6 +103,16 @@ class EventLog:
         self._unwritten: deque[Event] = deque()
         self._dirty = asyncio.Event()
         self._lines: dict[str, _Line] = {}
+        self._observers: list[Callable[[Event], None]] = []
+
+    def observe(self, observer: Callable[[Event], None]) -> None:
+        """Call ``observer`` with every event of every group from now on. It must not block."""
+        self._observers.append(observer)
+
+    @property
+    def unwritten(self) -> int:
+        """Facts that listeners have seen and the disk has not."""
+        return len(self._unwritten)
 
     @classmethod
     async def open(cls, store: Store) -> EventLog:
@@ -172,6 +182,8 @@ class EventLog:
         ring.append(event)
         for subscriber in self._subscribers.get(event.group, ()):
             subscriber.push(event)
+        for observer in self._observers:
+            observer(event)
 
     async def run(self) -> None:
         """Write told facts in batches until cancelled; the rest is written on the way out."""

@@ -41,7 +41,7 @@ from runner.model import (
     folder_of,
 )
 from runner.store import schema as t
-from runner.store.database import explain, open_sqlite, prepare
+from runner.store.database import READS, explain, open_sqlite, prepare
 from runner.store.rows import event_of, group_of, message_of, turn_of
 
 _T = TypeVar("_T")
@@ -87,6 +87,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
 
     @classmethod
     async def open(cls, path: Path) -> Store:
@@ -104,20 +105,37 @@ class Store:
         return store
 
     async def close(self) -> None:
+        self._reader.shutdown(wait=False)
         await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
         self._thread.shutdown(wait=False)
 
+    async def transact(self, work: Callable[[Connection], _T]) -> _T:
+        """One transaction of another owner of queries, in line with those of this one."""
+        return await self._do(work)
+
+    async def read(self, work: Callable[[Connection], _T]) -> _T:
+        """A long look at the data, beside the writer: it holds up no message."""
+        return await self._run(self._reader, work, reads=True)
+
     async def _do(self, work: Callable[[Connection], _T]) -> _T:
+        return await self._run(self._thread, work)
+
+    async def _run(
+        self, thread: ThreadPoolExecutor, work: Callable[[Connection], _T], *, reads: bool = False
+    ) -> _T:
         def run() -> _T:
             try:
-                with self._engine.begin() as c:
+                with (
+                    self._engine.connect().execution_options(**{READS: reads}) as c,
+                    c.begin(),
+                ):
                     return work(c)
             except IntegrityError:
                 raise  # a bug of ours, never the operator's
             except DatabaseError as e:
                 raise explain(e) from None
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+        return await asyncio.get_running_loop().run_in_executor(thread, run)
 
     # -- meta -----------------------------------------------------------------------------------
 
@@ -281,6 +299,16 @@ class Store:
             select(func.count())
             .select_from(t.messages)
             .where(t.messages.c.group_id == group_id, t.messages.c.state == MessageState.QUEUED)
+        )
+        return await self._do(lambda c: c.scalar(query) or 0)
+
+    async def count_unanswered(self) -> int:
+        """Messages of all groups that ask for an answer and do not have it yet."""
+        open_states = (MessageState.QUEUED, MessageState.CLAIMED)
+        query = (
+            select(func.count())
+            .select_from(t.messages)
+            .where(t.messages.c.state.in_(open_states), t.messages.c.wakes)
         )
         return await self._do(lambda c: c.scalar(query) or 0)
 

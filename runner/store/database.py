@@ -11,11 +11,14 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from runner.errors import NanokimiError, PermanentError, TemporaryError
 from runner.store import schema as t
 
+READS = "nanokimi_reads"
+"""Execution option of a connection that only reads: it does not wait for the writer."""
+
 
 def open_sqlite(path: Path) -> Engine:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10.0}, pool_size=1)
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10.0}, pool_size=2)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
@@ -25,7 +28,8 @@ def open_sqlite(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads = connection.get_execution_options().get(READS)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
 

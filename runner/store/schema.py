@@ -83,3 +83,49 @@ events = Table(
     Column("data", JSON, nullable=False),
     Index("events_by_group", "group_id", "id"),
 )
+
+# The ledger: one row for each call to a model, with its usage as it was reported. Its groups may
+# be gone: what was spent stays spent.
+calls = Table(
+    "calls",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("day", Integer, nullable=False),  # days since 1970-01-01, UTC
+    Column("group_id", Text, nullable=False),
+    Column("key_name", Text, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("input_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("cache_write_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("price", JSON(none_as_null=True)),  # dollars for a million, as they were at the time
+    Column("cost_nano", BigInteger),  # nanodollars
+    Column("first_byte_ms", Float),
+    Column("total_ms", Float, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("fallback", Boolean, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Index("calls_by_time", "at"),
+    Index("calls_by_group", "group_id", "at"),
+    Index("calls_by_key", "key_name", "at"),
+    sqlite_autoincrement=True,
+)
+
+# Attempts that brought no answer, also those of calls that were answered by another provider.
+failures = Table(
+    "failures",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("group_id", Text, nullable=False),
+    Column("key_name", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Index("failures_by_time", "at"),
+    sqlite_autoincrement=True,
+)

@@ -16,7 +16,7 @@ from runner.store.ledger import Ledger
 log = structlog.get_logger()
 
 CAPACITY = 10_000
-_BATCH = 500
+_BATCH = 200  # about ten milliseconds in which no message is accepted
 _GATHER = 0.5
 _PRUNE_EVERY = 3600.0
 _LONGEST_BACKOFF = 30.0

@@ -21,10 +21,12 @@ from runner.cli.usage import (
     ask_usage,
     cost,
     counts,
+    name,
     show_wide,
 )
 from runner.errors import NotFoundError
 from runner.gateway.quality import ALL, Comparison, Miss, compare, misses
+from runner.settings.problem import shorten
 from runner.settings.tables import Targets
 
 app = typer.Typer(
@@ -67,7 +69,7 @@ def providers(
     )
     for q in [*report.providers, report.overall]:
         shown.add_row(
-            plain(q.provider or ALL),
+            name(q.provider or ALL),
             f"{q.answered:,}",
             percent(q.success_rate),
             seconds(q.avg_ms),
@@ -138,7 +140,7 @@ def quality(
     for q in [*found, *overall]:
         first, total = q.first_byte, q.total
         shown.add_row(
-            plain(q.provider or ALL),
+            name(q.provider or ALL),
             percent(q.success_rate),
             f"{q.answered:,}",
             f"{q.cut:,}",
@@ -167,7 +169,9 @@ def _per_day(per_day: float | None, total: UsageOut) -> str:
     if per_day is None:
         return cost(total)
     missing = total.unpriced + total.no_usage
-    return f"${per_day:,.4f}" + (f", without {missing} calls of unknown cost" if missing else "")
+    return f"${per_day:,.4f}" + (
+        f" (calls of unknown cost, not in it: {missing})" if missing else ""
+    )
 
 
 def _misses(report: QualityReport, targets: Targets) -> list[Miss]:
@@ -177,15 +181,15 @@ def _misses(report: QualityReport, targets: Targets) -> list[Miss]:
 
 def _pairs(found: Iterable[QualityOut], new: str, old: str) -> list[Comparison]:
     rows = {q.provider: q.value() for q in found}  # the busiest first
-    for name in (new, old):
-        if name and name not in rows:
+    for asked in (new, old):
+        if asked and asked not in rows:
             raise NotFoundError(
-                f"no calls to a provider {name!r} in this time",
+                f"no calls to a provider {asked!r} in this time",
                 hint=f"with calls: {', '.join(rows) or 'none'}",
             )
-    first = new or next((name for name in rows if name != old), "")
-    others = [name for name in rows if name != first and old in ("", name)]
-    return [compare(rows[first], rows[name]) for name in others]
+    first = new or next((known for known in rows if known != old), "")
+    others = [known for known in rows if known != first and old in ("", known)]
+    return [compare(rows[first], rows[other]) for other in others]
 
 
 def _show_pairs(pairs: Iterable[Comparison]) -> None:
@@ -193,8 +197,8 @@ def _show_pairs(pairs: Iterable[Comparison]) -> None:
     for p in pairs:
         points = p.success_rate_change
         shown.add_row(
-            plain(p.new),
-            plain(p.old),
+            name(p.new),
+            name(p.old),
             _NO_DATA if p.cost_saving is None else f"{p.cost_saving:+.1f} %",
             _NO_DATA if p.speed_change is None else f"{p.speed_change:+.1f} %",
             _NO_DATA if points is None else f"{points:+.1f} points",
@@ -206,4 +210,4 @@ def _show_pairs(pairs: Iterable[Comparison]) -> None:
 
 def _warn(missed: Iterable[Miss]) -> None:
     for miss in missed:
-        out.print("[yellow]warning:[/]", plain(miss.text))
+        out.print("[yellow]warning:[/]", plain(shorten(miss.text, 200)))

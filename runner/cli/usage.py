@@ -26,6 +26,7 @@ from runner.calls import By
 from runner.cli.connection import serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import note, out, plain, show_json, table
+from runner.settings.problem import shorten
 from runner.store import Store
 from runner.store.ledger import Ledger
 
@@ -58,7 +59,7 @@ def usage(
         return
     shown = table(*(b.upper() for b in wanted), *COUNTS)
     for row in report.rows:
-        shown.add_row(*(plain(row.by[b] or "-") for b in wanted), *counts(row))
+        shown.add_row(*(name(row.by[b]) for b in wanted), *counts(row))
     if len(report.rows) > 1:
         shown.add_row("total", *("" for _ in wanted[1:]), *counts(report.total))
     show_wide(shown)
@@ -83,6 +84,11 @@ def cost(row: UsageOut) -> str:
     if row.no_usage:
         parts.append(f"{row.no_usage} without usage")
     return " + ".join(parts)
+
+
+def name(text: str) -> str:
+    """A group, model or provider for a terminal: clients may have called it anything."""
+    return plain(shorten(text or "-"))
 
 
 def show_wide(shown: Table) -> None:

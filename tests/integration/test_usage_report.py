@@ -66,7 +66,7 @@ CALLS = [
     call(),
     call(provider="claude", model="opus", cost=NANO, total_ms=9000.0, fallback=True,
          failures=(Failure("kimi", "kimi-k3", "overloaded"),)),
-    call(group="[bold]odd[/]", model="kimi-for-coding", cost=None),
+    call(group="[bold]odd[/]\x1b]0;x\x07", model="kimi-for-coding", cost=None),
     call(at=time.time() - 3 * DAY, cost=NANO // 2),
     call(at=time.time() - 30 * DAY, cost=NANO * 100),
 ]  # fmt: skip
@@ -165,7 +165,7 @@ def test_the_command_asks_the_host_that_serves(data: Path, tmp_path: Path) -> No
 def test_the_usage_table_shows_unpriced_calls_as_such(data: Path) -> None:
     text = told(data, "usage", "--by", "group,model").stdout
     lines = {line.split()[1]: line for line in text.splitlines() if line.strip()}
-    assert lines["kimi-for-coding"].split()[0] == "[bold]odd[/]"
+    assert lines["kimi-for-coding"].split()[0] == "[bold]odd[/]?]0;x?"
     assert lines["kimi-for-coding"].rstrip().endswith(" 1 unpriced")
     assert "$0.5200" in lines["kimi-k3"]
     assert "total" in text
@@ -189,7 +189,7 @@ def test_costs_list_every_day_also_those_without_calls(data: Path) -> None:
     assert len([line for line in lines if line[:2] == "20"]) == 4
     assert "$0.5000" in lines[1]
     assert lines[2].split()[1] == "0"
-    assert "cost_per_day: $0.3800, without 1 calls of unknown cost" in text
+    assert "cost_per_day: $0.3800 (calls of unknown cost, not in it: 1)" in text
 
 
 def test_providers_are_compared_and_missed_targets_are_warnings(data: Path) -> None:

@@ -6,6 +6,7 @@ import hmac
 from typing import Annotated, Any
 from urllib.parse import unquote
 
+import structlog
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -26,6 +27,8 @@ from runner.errors import (
     TemporaryError,
 )
 from runner.host.app import Host
+
+log = structlog.get_logger()
 
 MAX_BODY = 1024 * 1024
 
@@ -74,6 +77,7 @@ def create_app(host: Host, token: str) -> FastAPI:
     app.add_exception_handler(NanokimiError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(_Limits)
     return app
 
@@ -179,6 +183,11 @@ async def _on_http(_request: Request, e: Exception) -> JSONResponse:
         return _bad_json()
     hint = "see /docs for the calls there are" if e.status_code in (404, 405) else ""
     return _json(e.status_code, "http_error", str(e.detail), hint)
+
+
+async def _on_bug(request: Request, e: Exception) -> JSONResponse:
+    log.error("api.bug", method=request.method, path=request.url.path[:200], exc_info=e)
+    return _json(500, "internal", f"an internal error ({type(e).__name__})", "see the log")
 
 
 def _bad_json() -> JSONResponse:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from runner.errors import NanokimiError
 from runner.host.dispatcher import usage_json
 from runner.model import Group, Message, Turn
+
+MAX_METADATA = 64 * 1024
+MAX_DEPTH = 32
 
 
 class MessageIn(BaseModel):
@@ -26,8 +30,28 @@ class MessageIn(BaseModel):
     )
     direct: bool = Field(False, description="A one-to-one chat: answered without the trigger word.")
     metadata: dict[str, Any] = Field(
-        default_factory=dict, description="Kept with the message and given back."
+        default_factory=dict,
+        description="Kept with the message and given back: at most 64 KiB, 32 levels deep.",
     )
+
+    @field_validator("text", "sender", "external_id")
+    @classmethod
+    def _storable(cls, value: str | None) -> str | None:
+        if value is not None and not _is_text(value):
+            raise ValueError("holds a character that cannot be stored (a lone surrogate or NUL)")
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if _depth(value) > MAX_DEPTH:
+            raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        if len(text) > MAX_METADATA:
+            raise ValueError(f"is longer than {MAX_METADATA} characters")
+        if not _is_text(text):
+            raise ValueError("holds a character that cannot be stored (a lone surrogate or NUL)")
+        return value
 
 
 class MessageAccepted(BaseModel):
@@ -154,3 +178,19 @@ class Readiness(BaseModel):
 
     ready: bool
     checks: dict[str, str]
+
+
+def _is_text(value: str) -> bool:
+    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _depth(value: Any) -> int:
+    """Levels of nesting; counted without recursion, so that no input can exhaust the stack."""
+    deepest, left = 0, [(value, 1)]
+    while left:
+        item, level = left.pop()
+        if isinstance(item, dict | list):
+            deepest = max(deepest, level)
+            inner = item.values() if isinstance(item, dict) else item
+            left.extend((i, level + 1) for i in inner)
+    return deepest

@@ -30,6 +30,7 @@ from runner.store import Accepted
 
 CHANNEL = "http"
 MAX_WAIT = 3600.0
+MAX_INT = 2**63 - 1
 
 router = APIRouter(
     prefix="/api",
@@ -97,7 +98,7 @@ async def post_message(
 async def get_messages(
     host: HostIn,
     group: GroupIn,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, le=MAX_INT)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> MessagePage:
     """The group's messages with their states, in the order of their acceptance."""
@@ -109,7 +110,7 @@ async def get_messages(
 async def get_events(
     host: HostIn,
     group: GroupIn,
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=MAX_INT)] = None,
 ) -> Response:
     """What happens in the group, as server-sent events; resumes after `Last-Event-ID`."""
     await host.store.group(group)

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -71,11 +72,24 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
         listener.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A host that serves; ``died`` is set when it has to be restarted."""
+
+    url: str
+    died: asyncio.Event
+
+
 @asynccontextmanager
 async def serving_host(
     layout: Layout, settings: Settings, address: str, port: int
-) -> AsyncIterator[str]:
-    """A host with its API inside the block; gives the URL. At the end it drains."""
+) -> AsyncIterator[Served]:
+    """A host with its API inside the block. At the end it drains.
+
+    Raises:
+        ConflictError: another host serves this data directory.
+        EngineError, TemporaryError, PermanentError: it cannot start; see :func:`open_host`.
+    """
 
     with host_lock(layout.host_lock) as lock:
         credentials = Credentials(layout.credentials)
@@ -91,7 +105,7 @@ async def serving_host(
                 async with serving(app, address, port) as url:
                     lock.announce(url)
                     try:
-                        yield url
+                        yield Served(url, host.died)
                     finally:
                         await host.drain()
         finally:

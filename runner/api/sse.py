@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 from runner.errors import NotFoundError
 from runner.host import events
 from runner.host.app import Host
+from runner.host.dispatcher import finished_json
 from runner.host.events import EventLog, Lagging
 from runner.model import Event, Message, TurnState
 from runner.store import Accepted
@@ -79,8 +80,11 @@ async def _ended(host: Host, message: Message) -> Event | None:
         return None
     if turn.state is TurnState.RUNNING:
         return None
-    log = await host.store.events_after(message.group, 0)
-    return next((e for e in reversed(log) if e.turn_id == turn.id and events.ends_turn(e)), None)
+    if turn.error is not None:
+        kind, data = events.TURN_FAILED, turn.error
+    else:
+        kind, data = events.TURN_FINISHED, finished_json(turn, None)
+    return Event(host.events.mark(), message.group, kind, data, turn.id)
 
 
 async def _lines(stream: AsyncGenerator[Event, None]) -> AsyncIterator[bytes]:

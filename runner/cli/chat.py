@@ -58,9 +58,15 @@ async def _chat(context: Context, group: str, message: str | None, as_json: bool
 
 
 async def _ask() -> str:
+    """A line of the terminal; waiting for it leaves Ctrl-C its meaning."""
     err.print("[bold]you>[/] ", end="")
-    line: str = await asyncio.to_thread(sys.stdin.readline)
-    return line.strip()
+    loop, typed = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), typed.set)
+    try:
+        await typed.wait()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
+    return sys.stdin.readline().strip()
 
 
 async def _say(api: Api, group: str, text: str, as_json: bool) -> int:

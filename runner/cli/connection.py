@@ -35,8 +35,8 @@ async def connect(context: Context) -> AsyncIterator[Api]:
     settings = context.settings()
     await _check_login(context, settings)
     async with (
-        serving_host(context.layout, settings, "127.0.0.1", 0) as url,
-        aclosing(Api(url, api_token(context.layout))) as own,
+        serving_host(context.layout, settings, "127.0.0.1", 0) as served,
+        aclosing(Api(served.url, api_token(context.layout))) as own,
     ):
         yield own
 

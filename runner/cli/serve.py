@@ -11,6 +11,7 @@ import typer
 
 from runner.api.server import serving_host
 from runner.cli.context import Context, context_of, run
+from runner.errors import PermanentError
 
 log = structlog.get_logger()
 
@@ -34,8 +35,17 @@ async def _serve(context: Context) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
-    async with serving_host(context.layout, settings, *settings.server.address) as url:
-        log.info("host.serving", url=url, docs=f"{url}/docs", data=str(context.data))
-        await stop.wait()
+    async with serving_host(context.layout, settings, *settings.server.address) as served:
+        log.info("host.serving", url=served.url, docs=f"{served.url}/docs", data=str(context.data))
+        await _either(stop, served.died)
         log.info("host.stopping")
+    if served.died.is_set():
+        raise PermanentError("a part of the host has died", hint="restart it; the log says why")
     log.info("host.stopped")
+
+
+async def _either(*flags: asyncio.Event) -> None:
+    waits = [asyncio.create_task(flag.wait()) for flag in flags]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

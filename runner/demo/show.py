@@ -306,8 +306,8 @@ async def _leftovers(layout: Layout, backend: str) -> int:
 
 @asynccontextmanager
 async def _host(layout: Layout, settings: Settings) -> AsyncIterator[Api]:
-    async with serving_host(layout, settings, "127.0.0.1", 0) as url:
-        api = Api(url, api_token(layout))
+    async with serving_host(layout, settings, "127.0.0.1", 0) as served:
+        api = Api(served.url, api_token(layout))
         try:
             yield api
         finally:

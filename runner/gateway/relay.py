@@ -37,8 +37,10 @@ from runner.gateway.upstream import USER_AGENT, Upstream
 
 log = structlog.get_logger()
 
-MAX_BODY = 64 * 1024 * 1024
+MAX_BODY = 32 * 1024 * 1024
+MAX_BODIES = 2
 MAX_CONNECTIONS = 8
+REQUEST_DEADLINE = 10.0
 BODY_DEADLINE = 60.0
 CONNECT_DEADLINE = 10.0
 SILENCE_DEADLINE = 300.0
@@ -58,10 +60,23 @@ class Door:
     model: str
     token: str = field(repr=False)
     upstream: Upstream
+    bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_BODIES))
 
 
-class _Asked(msgspec.Struct):
-    model: str
+class _Connection(H11Protocol):
+    """A connection of a sandbox: there are only so many, and each soon has to ask for something."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self._silent = self.loop.call_later(REQUEST_DEADLINE, transport.abort)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle is not None:
+            self._silent.cancel()
 
 
 class Relay:
@@ -87,17 +102,17 @@ class Relay:
             app,
             interface="asgi3",
             lifespan="off",
+            ws="none",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
             date_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
             h11_max_incomplete_event_size=32 * 1024,
         )
         config.load()
         state = ServerState()
-        protocol = functools.partial(H11Protocol, config=config, server_state=state, app_state={})
+        protocol = functools.partial(_Connection, config=config, server_state=state, app_state={})
         server = await asyncio.get_running_loop().create_unix_server(protocol, sock=listener)
         self._open[path] = (server, state)
 
@@ -142,15 +157,18 @@ class Relay:
         if request.method != "POST":
             return _error(405, "invalid_request_error", "use POST")
         try:
-            async with asyncio.timeout(BODY_DEADLINE):
+            async with asyncio.timeout(BODY_DEADLINE), door.bodies:
                 body = await _read_body(request)
         except TimeoutError:
             return _error(408, "invalid_request_error", "the request body did not arrive in time")
         if body is None:
             return _error(413, "invalid_request_error", f"more than {MAX_BODY} bytes")
         try:
-            asked = msgspec.json.decode(body, type=_Asked).model
-        except msgspec.DecodeError as e:
+            # Read and written anew, so that a name that stands twice means the same to everybody.
+            fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            asked = msgspec.json.decode(fields.get("model", b"null"), type=str)
+            body = msgspec.json.encode(fields)
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
             return _error(400, "invalid_request_error", f"not a chat completion request: {e}")
         if asked != door.model:
             return _error(404, "resource_not_found_error", f"this group's model is {door.model!r}")
@@ -229,6 +247,17 @@ def _name(e: httpx.HTTPError) -> str:
 
 
 def _listen(path: Path) -> socket.socket:
+    try:
+        return _bind(path)
+    except OSError as e:
+        raise TemporaryError(
+            f"the model's socket {path} cannot be made: {e.strerror}",
+            hint="check the disk and the mode of data/run; it may be deleted while stopped",
+            code="socket_failed",
+        ) from None
+
+
+def _bind(path: Path) -> socket.socket:
     path.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.parent.mkdir(exist_ok=True)
     path.parent.chmod(0o711)

@@ -15,7 +15,13 @@ from typing import Any
 
 import structlog
 
-from runner.errors import BusyError, NanokimiError, NotFoundError, PermanentError
+from runner.errors import (
+    BusyError,
+    NanokimiError,
+    NotFoundError,
+    PermanentError,
+    TemporaryError,
+)
 from runner.gateway.relay import Relay
 from runner.host import events
 from runner.host.credentials import Credentials
@@ -36,6 +42,7 @@ from runner.store import Accepted, Store
 log = structlog.get_logger()
 
 MAX_TEXT = 512 * 1024
+RECONCILE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,10 @@ class Incoming:
 
 
 class Host:
-    """What channels and the API call. Made by :func:`open_host`."""
+    """What channels and the API call. Made by :func:`open_host`.
+
+    ``died`` is set when a part of it has ended that never should: it has to be restarted.
+    """
 
     def __init__(
         self,
@@ -85,6 +95,7 @@ class Host:
         )
         self._deleting: set[str] = set()
         self.stopping = False
+        self.died = asyncio.Event()
 
     @property
     def settings(self) -> Settings:
@@ -181,40 +192,37 @@ class Host:
     async def stop_sandbox(self, group_id: str) -> bool:
         """End the group's sandbox, its running turn first. False when it had none."""
         await self.store.group(group_id)
-        return await self._without_sandbox(group_id)
+        await self._dispatcher.cancel(group_id)
+        return await self.pool.end(group_id, _nothing)
 
     async def reset(self, group_id: str) -> None:
         """Forget the conversation; files stay. The running turn is cancelled."""
-        await self._without_sandbox(group_id, then=lambda: self.store.reset_group(group_id))
+        await self.store.group(group_id)
+        await self._dispatcher.cancel(group_id)
+        await self.pool.end(group_id, lambda: self.store.reset_group(group_id))
         log.info("group.reset", group=group_id)
 
     async def delete_group(self, group_id: str) -> None:
-        """Remove the group with its files and memory, also while a turn is running."""
+        """Remove the group with its files and memory, also while a turn is running.
+
+        Raises:
+            NotFoundError: there is no such group.
+            TemporaryError: its sandbox or files cannot be removed; the group is still there.
+        """
         group = await self.store.group(group_id)
+
+        async def remove() -> None:
+            await asyncio.to_thread(remove_files, self.layout, group.folder)
+            await self.store.delete_group(group_id)
+
         self._deleting.add(group_id)
         try:
-            await self.store.delete_group(group_id)
-            await self._without_sandbox(group_id)
-            await asyncio.to_thread(remove_files, self.layout, group.folder)
+            await self._dispatcher.cancel(group_id)
+            await self.pool.end(group_id, remove)
         finally:
             self._deleting.discard(group_id)
-            self.events.forget(group_id)
+        self.events.forget(group_id)
         log.info("group.deleted", group=group_id)
-
-    async def _without_sandbox(
-        self, group_id: str, then: Callable[[], Awaitable[None]] | None = None
-    ) -> bool:
-        """Cancel the turn, end the sandbox, and do ``then`` before the group's next turn begins."""
-        await self._dispatcher.cancel(group_id)
-        had_one = self.pool.has(group_id)
-        if had_one:
-            async with self.pool.slot(group_id) as slot:
-                await slot.discard()
-                if then is not None:
-                    await then()
-        elif then is not None:
-            await then()
-        return had_one
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -235,6 +243,8 @@ class Host:
             checks["login"] = f"{e.message}. {e.hint}"
         if self.stopping:
             checks["host"] = "it is stopping"
+        if self.died.is_set():
+            checks["host"] = "a part of it has died: restart it"
         return checks
 
     @asynccontextmanager
@@ -250,11 +260,12 @@ class Host:
             asyncio.create_task(self.events.run(), name="write events"),
             asyncio.create_task(self._dispatcher.run(), name="dispatcher"),
             asyncio.create_task(self.pool.reap(), name="reap idle sandboxes"),
+            asyncio.create_task(self._reconcile(), name="reconcile sandboxes"),
             asyncio.create_task(self._watch_settings(), name="watch config.toml"),
             asyncio.create_task(self._logins.keep_projected(self.pool.warm), name="project tokens"),
         ]
         for task in background:
-            task.add_done_callback(_report)
+            task.add_done_callback(self._on_end)
         try:
             for group in await self.store.groups_with_work():
                 self._dispatcher.wake(group)
@@ -271,11 +282,30 @@ class Host:
 
     async def drain(self) -> None:
         """Take no more messages, give running turns ``[host] grace``, then end all streams."""
+        if self.stopping:
+            return
         self.stopping = True
         if count := self._dispatcher.running_count():
             log.info("host.draining", turns=count, grace=self.settings.host.grace)
-        await self._dispatcher.drain(self.settings.host.grace)
+        await self._dispatcher.drain(time.monotonic() + self.settings.host.grace)
         self.events.close()
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.error("host.task_died", task=task.get_name(), exc_info=task.exception())
+            self.died.set()
+
+    async def _reconcile(self) -> None:
+        """Now and then end sandboxes that nobody knows: what a failed start or stop left behind."""
+        while True:
+            await asyncio.sleep(RECONCILE)
+            try:
+                strays = [i for i in await self.spawner.list() if not self.pool.has(i.group)]
+                for info in strays:
+                    log.warning("sandbox.stray_ended", group=info.group, ref=info.ref[:12])
+                    await self.spawner.stop(info, grace=self.settings.sandbox.stop_grace)
+            except NanokimiError as e:
+                log.warning("sandbox.not_reconciled", code=e.code, error=e.message)
 
     async def _watch_settings(self) -> None:
         def changed(settings: Settings) -> None:
@@ -331,11 +361,23 @@ async def open_host(
 
 
 def remove_files(layout: Layout, folder: str) -> None:
-    """Remove the workspace, the sessions and the log of a group whose sandbox is gone."""
-    for path in (layout.workspace(folder), layout.sessions(folder), layout.group_run(folder)):
-        shutil.rmtree(path, ignore_errors=True)
-    for log_file in layout.agent_log(folder).parent.glob(f"{folder}.log*"):
-        log_file.unlink(missing_ok=True)
+    """Remove the workspace, the sessions and the log of a group whose sandbox is gone.
+
+    Raises:
+        TemporaryError: some of it cannot be removed.
+    """
+    try:
+        for path in (layout.workspace(folder), layout.sessions(folder), layout.group_run(folder)):
+            if path.exists():
+                shutil.rmtree(path)
+        for log_file in layout.agent_log(folder).parent.glob(f"{folder}.log*"):
+            log_file.unlink(missing_ok=True)
+    except OSError as e:
+        raise TemporaryError(
+            f"the group's files cannot be removed: {e}",
+            hint="mend their owner or mode, and try again",
+            code="files_not_removed",
+        ) from None
 
 
 def check_group_id(group_id: str) -> None:
@@ -354,6 +396,5 @@ def check_group_id(group_id: str) -> None:
         )
 
 
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (e := task.exception()) is not None:
-        log.error("host.task_died", task=task.get_name(), error=repr(e), exc_info=e)
+async def _nothing() -> None:
+    pass

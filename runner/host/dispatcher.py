@@ -22,20 +22,25 @@ from runner.errors import (
     PermanentError,
     ProtocolError,
     SandboxGoneError,
+    TemporaryError,
 )
 from runner.host import events
 from runner.host.decide import Hold, Retry, after_failure, frame
 from runner.host.events import EventLog
 from runner.host.pool import Pool, Slot
 from runner.host.session import AgentSession, Answer
-from runner.model import Event, Turn, TurnState, Usage
-from runner.store import Claim, Store
+from runner.model import Event, Message, Turn, TurnState, Usage
+from runner.store import Store
 
 log = structlog.get_logger()
 
 CANCEL_DEADLINE = 10.0
 STORE_RETRY = 2.0
 TURN_TIMEOUT = "turn_timeout"
+INTERNAL = "internal"
+
+# Failures after which the sandbox is of no more use, beside those that say so by their kind.
+_BROKEN = frozenset({TURN_TIMEOUT, INTERNAL})
 
 
 @dataclass
@@ -43,6 +48,7 @@ class _Run:
     """The turn that a group is running now, or waits to run again with another login than this."""
 
     turn: Turn
+    messages: tuple[Message, ...]
     login: str
     session: AgentSession | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -148,10 +154,9 @@ class Dispatcher:
                 self._workers[group] = worker
                 worker.add_done_callback(functools.partial(self._gone, group))
 
-    async def drain(self, grace: float) -> None:
-        """Begin no more turns, and give the running ones ``grace`` seconds to end."""
+    async def drain(self, deadline: float) -> None:
+        """Begin no more turns, and give the running ones until ``deadline`` (monotonic seconds)."""
         self._draining.set()
-        deadline = time.monotonic() + grace
         while self._running and (left := deadline - time.monotonic()) > 0:
             workers = [self._workers[g] for g in self._running if g in self._workers]
             if not workers:
@@ -167,66 +172,92 @@ class Dispatcher:
     # -- one group ------------------------------------------------------------------------------
 
     async def _work(self, group: str) -> None:
-        while not self._draining.is_set():
-            self._again.discard(group)
-            try:
-                run = await self._one_turn(group)
-            except NanokimiError as e:
-                # The store failed: nothing is lost, the turn stays as it was written last.
-                log.error("turn.not_written", group=group, code=e.code, error=e.message)
-                await _first(asyncio.sleep(STORE_RETRY), self._draining.wait())
-                continue
-            if run is None:
-                if group not in self._again:
-                    return
-            elif run.next is not None:
-                await self._wait_to_retry(run, run.next)
-
-    async def _one_turn(self, group: str) -> _Run | None:
-        """Run one attempt of one turn; ``None`` when nothing waited."""
-        async with self._pool.slot(group) as slot:
-            if self._draining.is_set():
-                return None
-            with self._log.writing(group) as event_id:
-                claim = await self._store.claim(group, event_id)
-                if claim is None:
-                    return None
-                self._log.show(claim.event)
-            run = self._running[group] = _Run(claim.turn, self._logins.fingerprint(group))
-            try:
-                run.next = await self._attempt(slot, claim, run)
-            finally:
-                self._running.pop(group, None)
-            return run
-
-    async def _wait_to_retry(self, run: _Run, how: Retry | Hold) -> None:
-        group = run.turn.group
-        self._running[group] = run
         try:
-            if isinstance(how, Retry):
-                wait = asyncio.sleep(how.delay)
-            else:
-                wait = self._logins.another(group, run.login)
-            await _first(wait, self._draining.wait(), run.cancelled.wait())
+            while not self._draining.is_set():
+                self._again.discard(group)
+                try:
+                    worked = await self._one_turn(group)
+                except NanokimiError as e:
+                    # The store failed: nothing is lost, the turn stays as it was written last.
+                    log.error("turn.not_written", group=group, code=e.code, error=e.message)
+                except Exception:
+                    # A bug of ours must not end the other groups' workers with this one.
+                    log.exception("turn.bug", group=group)
+                else:
+                    if not worked and group not in self._again:
+                        return
+                    continue
+                await _first(asyncio.sleep(STORE_RETRY), self._draining.wait())
         finally:
             self._running.pop(group, None)
-        if run.cancelled.is_set():
-            await self._done(run.turn, Answer("", "cancelled", None))
 
-    async def _attempt(self, slot: Slot, claim: Claim, run: _Run) -> Retry | Hold | None:
+    async def _one_turn(self, group: str) -> bool:
+        """Run the group's turn until it has ended or we are told to stop; False: nothing waited."""
+        while True:
+            async with self._pool.slot(group) as slot:
+                if self._draining.is_set():
+                    return True
+                run = self._running.get(group)
+                if run is not None and run.cancelled.is_set():
+                    await self._done(run.turn, Answer("", "cancelled", None))
+                    self._running.pop(group, None)
+                    return True
+                run = await self._claim(group, run)
+                if run is None:
+                    return False
+                run.next = await self._attempt(slot, run)
+            if run.next is None:
+                self._running.pop(group, None)
+                return True
+            await self._wait_to_retry(run, run.next)
+
+    async def _claim(self, group: str, before: _Run | None) -> _Run | None:
+        """The group's turn as ours; ``before`` is its attempt that failed, if there was one."""
+        login = self._logins.fingerprint(group)
+        with self._log.writing(group) as event_id:
+            claim = await self._store.claim(group, event_id)
+            if claim is None:
+                return None
+            self._log.show(claim.event)
+        run = _Run(claim.turn, claim.messages, login)
+        if before is not None and before.turn.id == claim.turn.id:
+            run.cancelled = before.cancelled
+        self._running[group] = run
+        return run
+
+    async def _wait_to_retry(self, run: _Run, how: Retry | Hold) -> None:
+        if isinstance(how, Retry):
+            wait = asyncio.sleep(how.delay)
+        else:
+            wait = self._logins.another(run.turn.group, run.login)
+        await _first(wait, self._draining.wait(), run.cancelled.wait())
+
+    async def _attempt(self, slot: Slot, run: _Run) -> Retry | Hold | None:
         """Try once; what to wait for before the next try, or ``None`` when the turn has ended."""
+        turn = run.turn
+        error: NanokimiError
         try:
-            answer = await self._until_cancelled(slot, claim, run)
+            answer = await self._until_cancelled(slot, run)
         except NanokimiError as e:
-            if isinstance(e, SandboxGoneError | ProtocolError) or e.code == TURN_TIMEOUT:
+            error = e
+        except OSError as e:
+            error = TemporaryError(f"the system refused: {e}", code="system_error")
+        except Exception as e:
+            log.exception("turn.bug", group=turn.group, turn=turn.id)
+            error = PermanentError(
+                f"an internal error ({type(e).__name__})", hint="see the log", code=INTERNAL
+            )
+        else:
+            await self._done(turn, answer or Answer("", "cancelled", None))
+            if answer is None:
                 await slot.discard()
-            if e.code == LoginRequiredError.code and self._tries(claim.turn) < self._max_attempts:
-                e = await self._logins.refused(claim.turn.group, run.login, e)
-            return await self._failed(claim.turn, e)
-        if answer is None:
+            return None
+        if error.code == LoginRequiredError.code and self._tries(turn) < self._max_attempts:
+            error = await self._logins.refused(turn.group, run.login, error)
+        after = await self._failed(turn, error)
+        if isinstance(error, SandboxGoneError | ProtocolError) or error.code in _BROKEN:
             await slot.discard()
-        await self._done(claim.turn, answer or Answer("", "cancelled", None))
-        return None
+        return after
 
     async def _done(self, turn: Turn, answer: Answer) -> None:
         self._held.discard(turn.group)
@@ -237,13 +268,7 @@ class Dispatcher:
         await self._finish(
             ended,
             events.TURN_FINISHED,
-            {
-                "turn_id": turn.id,
-                "status": str(state),
-                "text": answer.text,
-                "stop_reason": answer.stop_reason,
-                "usage": usage_json(answer.usage),
-            },
+            finished_json(ended, answer.stop_reason),
         )
         log.info(
             "turn.finished",
@@ -253,9 +278,9 @@ class Dispatcher:
             ms=round((time.time() - turn.started_at) * 1000),
         )
 
-    async def _until_cancelled(self, slot: Slot, claim: Claim, run: _Run) -> Answer | None:
+    async def _until_cancelled(self, slot: Slot, run: _Run) -> Answer | None:
         """The answer; ``None`` when the turn was cancelled and the agent did not say so in time."""
-        work = asyncio.create_task(self._prompt(slot, claim, run), name="prompt")
+        work = asyncio.create_task(self._prompt(slot, run), name="prompt")
         stop = asyncio.create_task(run.cancelled.wait(), name="cancel")
         try:
             await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -270,17 +295,17 @@ class Dispatcher:
                 task.cancel()
             await asyncio.wait({work, stop})
 
-    async def _prompt(self, slot: Slot, claim: Claim, run: _Run) -> Answer:
+    async def _prompt(self, slot: Slot, run: _Run) -> Answer:
         limits = self._limits()
         session = await slot.session()
         run.session = session
         if run.cancelled.is_set():
             return Answer("", "cancelled", None)
         await self._logins.ready(session)
-        listener = _ToEvents(self._log, claim.turn)
+        listener = _ToEvents(self._log, run.turn)
         try:
             async with asyncio.timeout(limits.turn_timeout):
-                return await session.prompt(claim.turn.id, frame(claim.messages), listener)
+                return await session.prompt(run.turn.id, frame(run.messages), listener)
         except TimeoutError:
             raise PermanentError(
                 f"the turn took longer than {limits.turn_timeout:g} s and was ended",
@@ -382,6 +407,17 @@ class _ToEvents:
     def _tell(self, kind: str, data: dict[str, Any]) -> None:
         turn = self._turn
         self._log.tell(turn.group, kind, {"turn_id": turn.id, **data}, turn_id=turn.id)
+
+
+def finished_json(turn: Turn, stop_reason: str | None) -> dict[str, Any]:
+    """The data of a ``turn.finished`` event."""
+    return {
+        "turn_id": turn.id,
+        "status": str(turn.state),
+        "text": turn.text,
+        "stop_reason": stop_reason,
+        "usage": usage_json(turn.usage),
+    }
 
 
 def usage_json(usage: Usage | None) -> dict[str, Any] | None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import structlog
 
-from runner.errors import TemporaryError
 from runner.model import Event
 from runner.store import KEPT_EVENTS_PER_GROUP, Store
 
@@ -201,9 +200,9 @@ class EventLog:
         try:
             if batch:
                 await self._store.append_events(batch)
-        except TemporaryError as e:
+        except Exception as e:  # noqa: BLE001
             # Only progress events come this way; results are written with their turn.
-            log.warning("events.not_written", count=len(batch), code=e.code)
+            log.warning("events.not_written", count=len(batch), error=str(e))
 
     def subscribe(self, group: str) -> Subscription:
         """Listen from now on; give it back with :meth:`unsubscribe`."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field, replace
 
 import structlog
 
+from runner.errors import NanokimiError
 from runner.gateway.relay import Door, Relay, new_scoped_token
 from runner.host.credentials import Credentials
 from runner.host.session import AgentSession
@@ -75,8 +77,8 @@ class Opener:
             credentials = project_credentials(of_group.provider, scoped, NEVER)
         else:
             credentials = await self._credentials.projected(of_group.provider)
-        generation = await self._store.next_generation(group)
         try:
+            generation = await self._store.next_generation(group)
             sandbox = await self._spawner.ensure(replace(spec, credentials=credentials), generation)
         except BaseException:
             await self._relay.close(socket)
@@ -91,7 +93,8 @@ class Opener:
             if session.session_id != known.session_id:
                 await self._store.set_session(group, session.session_id, generation)
         except BaseException:
-            await self._take_down(sandbox)
+            with contextlib.suppress(NanokimiError):  # the host's reconciling ends what stays
+                await self._take_down(sandbox)
             raise
         self._made[group] = _Made(spec, of_group.provider, credentials)
         log.info("sandbox.ready", group=group, generation=generation)

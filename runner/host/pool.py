@@ -11,18 +11,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import structlog
 
-from runner.errors import NanokimiError
+from runner.errors import EngineError, NanokimiError
 from runner.host.session import AgentSession
 
 log = structlog.get_logger()
 
 STOP_RETRY = 5.0
+END_DEADLINE = 60.0
 
 
 class SessionMaker(Protocol):
@@ -51,8 +53,10 @@ class Slot:
         return await self._pool._session(self.group)
 
     async def discard(self) -> None:
-        """End the group's sandbox: it is broken, or has to be another one."""
-        await self._pool._end(self.group)
+        """Let go of the session: it is broken. Its sandbox is ended when the slot is given back."""
+        session = self._pool._sessions.get(self.group)
+        if session is not None:
+            await session.close()
 
 
 class Pool:
@@ -71,26 +75,57 @@ class Pool:
         self._occupied: set[str] = set()
         self._idle: OrderedDict[str, float] = OrderedDict()
         self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
-        self._stops: set[asyncio.Task[None]] = set()
+        self._stops: dict[str, asyncio.Task[None]] = {}
+        self._stuck: set[str] = set()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # -- for the dispatcher ---------------------------------------------------------------------
 
     @asynccontextmanager
     async def slot(self, group: str) -> AsyncIterator[Slot]:
         """Wait for this group's turn to have a sandbox; at the end it stays warm."""
-        await self._acquire(group)
-        try:
-            yield Slot(self, group)
-        finally:
-            self._release(group)
+        async with self._turn_of(group):
+            await self._acquire(group)
+            try:
+                yield Slot(self, group)
+            finally:
+                self._release(group)
 
-    def has(self, group: str) -> bool:
-        """The group has a sandbox, or is getting or losing one."""
-        return group in self._occupied
+    async def end(self, group: str, then: Callable[[], Awaitable[None]]) -> bool:
+        """End the group's sandbox when its turn is over, and do ``then`` before its next one.
+
+        Waits for nobody else. False when there was no sandbox.
+
+        Raises:
+            EngineError: the engine does not confirm the removal; it is tried again, and ``then``
+                was not done.
+        """
+        async with self._turn_of(group):
+            had_one = group in self._occupied
+            if (stop := self._stops.get(group)) is not None:
+                await asyncio.wait({stop}, timeout=END_DEADLINE)
+                if not stop.done():
+                    raise EngineError(
+                        f"the sandbox of {group!r} does not end", hint="look at the engine"
+                    )
+            if group in self._idle:
+                del self._idle[group]
+                try:
+                    await self._end(group)
+                except NanokimiError:
+                    self._start_stop(group)
+                    raise
+                self._free(group)
+            await then()
+            return had_one
 
     def warm(self) -> dict[str, AgentSession]:
         """Sessions by group, busy ones too."""
         return dict(self._sessions)
+
+    def has(self, group: str) -> bool:
+        """The group has a sandbox, or is getting or losing one."""
+        return group in self._occupied
 
     async def reap(self) -> None:
         """End what has been idle too long; runs until cancelled."""
@@ -100,23 +135,29 @@ class Pool:
             for group, since in list(self._idle.items()):
                 if now - since >= timeout or not self._sessions[group].alive:
                     self._evict(group)
+            self._make_room()  # the limit may have been raised
             next_end = min(self._idle.values(), default=now) + timeout
             await asyncio.sleep(min(max(next_end - now, 0.05), 1.0))
 
     async def close(self) -> None:
         """End every sandbox; the caller has ended all turns."""
         self._idle.clear()
-        for task in list(self._stops):
+        for task in list(self._stops.values()):
             task.cancel()
         groups = list(self._sessions)
-        ends = (self._end(group) for group in groups)
-        for group, e in zip(
-            groups, await asyncio.gather(*ends, return_exceptions=True), strict=True
-        ):
+        ends = await asyncio.gather(*map(self._end, groups), return_exceptions=True)
+        for group, e in zip(groups, ends, strict=True):
             if e is not None:
                 log.warning("sandbox.stop_failed", group=group, error=str(e))
 
     # -- slots ----------------------------------------------------------------------------------
+
+    def _turn_of(self, group: str) -> asyncio.Lock:
+        """Held while a turn of this group has a slot, and while its sandbox is taken away."""
+        lock = self._turns.get(group)
+        if lock is None:
+            lock = self._turns[group] = asyncio.Lock()
+        return lock
 
     async def _acquire(self, group: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -159,7 +200,7 @@ class Pool:
                 continue
             turn.set_result(None)
         self._waiting = still_waiting
-        while self._idle and len(self._stops) < short:
+        while self._idle and len(self._stops) - len(self._stuck) < short:
             self._evict(next(iter(self._idle)))
 
     def _free(self, group: str) -> None:
@@ -179,19 +220,27 @@ class Pool:
 
     def _evict(self, group: str) -> None:
         del self._idle[group]
+        self._start_stop(group)
+
+    def _start_stop(self, group: str) -> None:
         task = asyncio.create_task(self._end_and_free(group), name=f"stop sandbox of {group[:40]}")
-        self._stops.add(task)
-        task.add_done_callback(self._stops.discard)
+        self._stops[group] = task
 
     async def _end_and_free(self, group: str) -> None:
-        while True:
-            try:
-                await self._end(group)
-            except NanokimiError as e:
-                log.warning("sandbox.stop_failed", group=group, code=e.code, error=e.message)
-                await asyncio.sleep(STOP_RETRY)
-            else:
-                break
+        try:
+            while True:
+                try:
+                    await self._end(group)
+                except Exception as e:  # noqa: BLE001  whatever it was: the slot is not free yet
+                    log.warning("sandbox.stop_failed", group=group, error=str(e))
+                    self._stuck.add(group)
+                    self._make_room()  # others need not wait for this one
+                    await asyncio.sleep(STOP_RETRY)
+                else:
+                    break
+        finally:
+            self._stuck.discard(group)
+            self._stops.pop(group, None)
         self._free(group)
 
     async def _end(self, group: str) -> None:

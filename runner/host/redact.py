@@ -12,6 +12,7 @@ from typing import Any
 
 MASK = "[redacted]"
 SHORTEST = 8
+DEEPEST = 32
 
 
 class Redactor:
@@ -40,19 +41,25 @@ class Redactor:
 
 
 def redact(value: Any, secrets: Collection[str]) -> Any:
-    """A whole text, or anything made of dicts, lists and texts, without the secrets."""
-    usable = _usable(secrets)
-    return _clean(value, usable) if usable else value
+    """A whole text, or anything made of dicts, lists and texts, without the secrets.
+
+    What is nested deeper than 32 levels is masked as a whole.
+    """
+    return _clean(value, _usable(secrets), DEEPEST)
 
 
-def _clean(value: Any, secrets: list[str]) -> Any:
+def _clean(value: Any, secrets: list[str], levels: int) -> Any:
     match value:
         case str():
             return _mask(value, secrets)
+        case dict() | list() if levels == 0:
+            return MASK
         case dict():
-            return {_clean(k, secrets): _clean(v, secrets) for k, v in value.items()}
+            return {
+                _mask(str(k), secrets): _clean(v, secrets, levels - 1) for k, v in value.items()
+            }
         case list():
-            return [_clean(v, secrets) for v in value]
+            return [_clean(v, secrets, levels - 1) for v in value]
         case _:
             return value
 

@@ -42,6 +42,7 @@ MAX_ANSWER = 1024 * 1024
 MAX_THINKING = 4 * 1024 * 1024
 MAX_TOOL_DETAIL = 4_000
 CALL_DEADLINE = 30.0
+LONGEST_WISH = 86_400
 
 
 class TurnListener(Protocol):
@@ -78,6 +79,7 @@ class _Turn:
         self.said: list[str] = []
         self.size = 0
         self.thought = 0
+        self.shown_again = 0
         self.step_start = 0
 
     def say(self, delta: str) -> None:
@@ -112,9 +114,13 @@ class _Turn:
             self.listener.text(safe)
 
     def reset_step(self) -> None:
-        self._saying.flush()
+        if not (self._saying.flush() or len(self.said) > self.step_start):
+            return
         del self.said[self.step_start :]
         self.size = sum(map(len, self.said))
+        self.shown_again += self.size
+        if self.shown_again > 4 * MAX_ANSWER:
+            raise ProtocolError("an answer that is begun again and again", code="protocol_flood")
         self.listener.text_reset("".join(self.said))
 
 
@@ -393,7 +399,9 @@ def _explain(method: str, told: dict[str, Any]) -> NanokimiError:
             message,
             hint=hint,
             code=code,
-            retry_after=float(after) if isinstance(after, int | float) else None,
+            retry_after=float(after)
+            if isinstance(after, int | float) and 0 <= after <= LONGEST_WISH
+            else None,
         )
     return PermanentError(message, hint=hint, code=code)
 

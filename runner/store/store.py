@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     RowMapping,
+    Select,
     delete,
     func,
     insert,
@@ -47,6 +48,8 @@ from runner.store.rows import event_of, group_of, message_of, turn_of
 _T = TypeVar("_T")
 
 MAX_MESSAGES_PER_TURN = 50
+MAX_CHARS_PER_TURN = 512 * 1024
+MAX_CONTEXT = 200
 KEPT_EVENTS_PER_GROUP = 5_000
 
 # Where a turn's end leaves its messages.
@@ -219,8 +222,10 @@ class Store:
     async def accept(self, message: Message, channel: str, max_queue: int, log: Event) -> Accepted:
         """Write a message and its ``message.accepted`` event.
 
+        Context is bounded by dropping the oldest of it, and never keeps a question out.
+
         Raises:
-            BusyError: ``max_queue`` messages of the group are waiting already.
+            BusyError: ``max_queue`` messages of the group wait for an answer already.
         """
 
         def work(c: Connection) -> Accepted:
@@ -229,20 +234,10 @@ class Store:
             ):
                 return Accepted(message_of(row), duplicate=True)
             _put_group(c, message.group)
-            waiting = c.scalar(
-                select(func.count())
-                .select_from(t.messages)
-                .where(
-                    t.messages.c.group_id == message.group,
-                    t.messages.c.state == MessageState.QUEUED,
-                )
-            )
-            if (waiting or 0) >= max_queue:
-                raise BusyError(
-                    f"{waiting} messages of this group are waiting already",
-                    hint="wait for answers, or raise [host] max_queue",
-                    retry_after=5.0,
-                )
+            if message.wakes:
+                _refuse_over(c, message.group, max_queue)
+            else:
+                _drop_context(c, message.group, MAX_CONTEXT - 1)
             done = c.execute(
                 insert(t.messages).values(
                     id=message.id,
@@ -333,8 +328,9 @@ class Store:
     async def claim(self, group_id: str, event_id: int) -> Claim | None:
         """Take the group's unfinished turn with a new attempt, or make one of what waits.
 
-        A turn needs at least one message that wakes the agent; the others go with it as context,
-        at most ``MAX_MESSAGES_PER_TURN``. Its ``turn.started`` event is written with it.
+        A turn needs at least one message that wakes the agent; what was said before it goes along
+        as context, and what came after it too, as far as one prompt holds. Its ``turn.started``
+        event is written with it.
         """
 
         def work(c: Connection) -> Claim | None:
@@ -345,17 +341,8 @@ class Store:
                     update(t.turns).where(t.turns.c.id == turn.id).values(attempt=turn.attempt)
                 )
                 return Claim(turn, taken, _log_start(c, turn, taken, event_id))
-            query = (
-                select(t.messages)
-                .where(
-                    t.messages.c.group_id == group_id,
-                    t.messages.c.state == MessageState.QUEUED,
-                )
-                .order_by(t.messages.c.seq)
-                .limit(MAX_MESSAGES_PER_TURN)
-            )
-            waiting = [message_of(r) for r in c.execute(query).mappings()]
-            if not any(m.wakes for m in waiting):
+            waiting = _next_batch(c, group_id)
+            if not waiting:
                 return None
             turn = Turn(
                 id=f"turn_{secrets.token_hex(12)}",
@@ -454,8 +441,14 @@ class Store:
     # -- events ---------------------------------------------------------------------------------
 
     async def append_events(self, new: Sequence[Event]) -> None:
-        """Write events that belong to no other transaction."""
-        await self._do(lambda c: _log(c, new))
+        """Write events that belong to no other transaction, but for those of deleted groups."""
+
+        def work(c: Connection) -> None:
+            known = select(t.groups.c.id).where(t.groups.c.id.in_({e.group for e in new}))
+            living = set(c.scalars(known))
+            _log(c, [e for e in new if e.group in living])
+
+        await self._do(work)
 
     async def events_after(self, group_id: str, after: int, limit: int = 1000) -> list[Event]:
         """Events of the group with ``id > after``, oldest first."""
@@ -505,6 +498,92 @@ def _by_external_id(
         t.messages.c.external_id == external_id,
     )
     return c.execute(query).mappings().first()
+
+
+def _refuse_over(c: Connection, group_id: str, max_queue: int) -> None:
+    waiting = c.scalar(
+        select(func.count())
+        .select_from(t.messages)
+        .where(
+            t.messages.c.group_id == group_id,
+            t.messages.c.state == MessageState.QUEUED,
+            t.messages.c.wakes,
+        )
+    )
+    if (waiting or 0) >= max_queue:
+        raise BusyError(
+            f"{waiting} messages of this group are waiting already",
+            hint="wait for answers, or raise [host] max_queue",
+            retry_after=5.0,
+        )
+
+
+def _drop_context(c: Connection, group_id: str, keep: int) -> None:
+    """Keep the newest ``keep`` messages that wait as context."""
+    oldest = (
+        select(t.messages.c.id)
+        .where(
+            t.messages.c.group_id == group_id,
+            t.messages.c.state == MessageState.QUEUED,
+            ~t.messages.c.wakes,
+        )
+        .order_by(t.messages.c.seq.desc())
+        .offset(keep)
+    )
+    _drop(c, oldest)
+
+
+def _drop(c: Connection, ids: Select[tuple[str]] | list[str]) -> None:
+    dropped = advance(MESSAGE_MOVES, MessageState.QUEUED, MessageState.DROPPED)
+    c.execute(update(t.messages).where(t.messages.c.id.in_(ids)).values(state=dropped))
+
+
+def _next_batch(c: Connection, group_id: str) -> list[Message]:
+    """The first message that wakes the agent, with as much around it as one prompt holds."""
+    queued = select(t.messages).where(
+        t.messages.c.group_id == group_id, t.messages.c.state == MessageState.QUEUED
+    )
+    seq = t.messages.c.seq
+    first = c.execute(queued.where(t.messages.c.wakes).order_by(seq).limit(1)).mappings().first()
+    if first is None:
+        return []
+    question = message_of(first)
+    before = queued.where(seq < question.seq).order_by(seq.desc()).limit(MAX_CONTEXT)
+    after = queued.where(seq > question.seq).order_by(seq).limit(MAX_MESSAGES_PER_TURN)
+    batch, left_out = fit(
+        [message_of(r) for r in c.execute(before).mappings()][::-1],
+        question,
+        [message_of(r) for r in c.execute(after).mappings()],
+    )
+    if left_out:
+        _drop(c, [m.id for m in left_out])
+    return batch
+
+
+def fit(
+    before: list[Message], question: Message, after: list[Message]
+) -> tuple[list[Message], list[Message]]:
+    """What goes into one prompt, and the context that is too old to go into any. Pure.
+
+    The newest words before the question count most; what came after it may wait for the next turn.
+    """
+    room = MAX_MESSAGES_PER_TURN - 1
+    chars = MAX_CHARS_PER_TURN - len(question.text)
+
+    def take(messages: Iterable[Message]) -> list[Message]:
+        nonlocal room, chars
+        taken: list[Message] = []
+        for m in messages:
+            if room == 0 or len(m.text) > chars:
+                break
+            room -= 1
+            chars -= len(m.text)
+            taken.append(m)
+        return taken
+
+    context = take(reversed(before))[::-1]
+    following = take(after)
+    return [*context, question, *following], before[: len(before) - len(context)]
 
 
 def _unfinished(c: Connection, group_id: str) -> tuple[RowMapping, tuple[Message, ...]] | None:

@@ -12,7 +12,7 @@ import pytest
 from rig import TOKEN, Rig, group_path, rig
 
 from runner.demo.faults import Fault
-from runner.model import folder_of
+from runner.model import Event, folder_of
 
 
 @pytest.fixture
@@ -185,6 +185,13 @@ async def test_ready_says_when_the_login_is_gone(r: Rig, http: httpx.AsyncClient
         (b'{"text": "x", "txet": 1}', 422, "invalid_request"),
         (b'{"text": " \\n "}', 422, "empty_message"),
         (b'{"text": "x", "external_id": ""}', 422, "invalid_request"),
+        (b'{"text": "x", "metadata": {"a": "\\ud800"}}', 422, "invalid_request"),
+        (b'{"text": "a\\u0000b"}', 422, "invalid_request"),
+        (
+            b'{"text": "x", "metadata": {"a": ' + b"[" * 90 + b"]" * 90 + b"}}",
+            422,
+            "invalid_request",
+        ),
         (json.dumps({"text": "x" * 600_000}).encode(), 413, "message_too_long"),
         (json.dumps({"text": "x" * 2_000_000}).encode(), 413, "body_too_large"),
     ],
@@ -274,6 +281,26 @@ async def test_what_is_not_there_is_404_in_one_shape(http: httpx.AsyncClient) ->
         answer = await http.request(method, path)
         assert answer.status_code == 404, path
         assert set(answer.json()["error"]) == {"code", "message", "hint"}
+
+
+@pytest.mark.parametrize("number", ["9" * 30, "-1", "x"])
+async def test_a_number_beyond_all_numbers_is_422(http: httpx.AsyncClient, number: str) -> None:
+    await http.put("/api/groups/birds")
+    page = await http.get("/api/groups/birds/messages", params={"after": number})
+    stream = await http.get("/api/groups/birds/events", headers={"last-event-id": number})
+    assert (page.status_code, stream.status_code) == (422, 422)
+
+
+async def test_a_duplicate_of_a_message_from_long_ago_gets_its_answer(
+    r: Rig, http: httpx.AsyncClient
+) -> None:
+    body = {"text": "!say hi", "external_id": "old"}
+    await http.post("/api/groups/birds/messages", params={"wait": 30}, json=body)
+    many = [Event(n, "birds", "tool.started", {}) for n in range(1, 50)]
+    await r.host.store.append_events(many)
+    r.host.events.forget("birds")
+    waited = await http.post("/api/groups/birds/messages", params={"wait": 30}, json=body)
+    assert waited.json()["text"] == "hi"
 
 
 async def test_cancel_without_a_turn_is_409(http: httpx.AsyncClient) -> None:

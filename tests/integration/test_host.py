@@ -408,7 +408,7 @@ async def test_a_group_deleted_while_it_works_is_gone_with_its_files(tmp_path: P
         await r.until("birds", "tool.started")
         await r.api.call("DELETE", group_path("birds"))
         last = (await work)[-1]
-        assert (last.kind, last.data["code"]) == ("turn.failed", "group_deleted")
+        assert (last.kind, last.data["status"]) == ("turn.finished", "cancelled")
         folder = folder_of("birds")
         for path in (r.layout.workspace(folder), r.layout.sessions(folder)):
             assert not path.exists()

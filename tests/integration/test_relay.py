@@ -1,6 +1,7 @@
 """The relay behind a sandbox's socket, asked by a plain HTTP client in front of the provider."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -245,3 +246,30 @@ async def test_a_long_path_is_no_obstacle(rig: Rig, tmp_path: Path) -> None:
     await rig.relay.open(path, Door("g", "kimi-for-coding", "t", upstream))
     assert path.is_socket()
     assert path.parent.stat().st_mode & 0o777 == 0o711
+
+
+async def test_a_sandbox_holds_only_so_many_connections(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "REQUEST_DEADLINE", 1.0)
+    opened = []
+    for _ in range(relay_module.MAX_CONNECTIONS + 20):
+        with contextlib.suppress(OSError):
+            opened.append(await asyncio.open_unix_connection(str(rig.path)))
+    ends = [asyncio.create_task(reader.read()) for reader, _ in opened]
+    _done, waiting = await asyncio.wait(ends, timeout=0.5)
+    assert len(waiting) <= relay_module.MAX_CONNECTIONS
+    async with asyncio.timeout(20):
+        await asyncio.gather(*ends, return_exceptions=True)
+    for _, writer in opened:
+        writer.close()
+    assert (await rig.post()).status_code == 200
+
+
+async def test_a_model_named_twice_is_one_model(rig: Rig) -> None:
+    twice = json.dumps(BODY).encode().replace(b"{", b'{"model": "k3", ', 1)
+    assert (await rig.post(twice)).status_code == 200
+    (asked,) = rig.provider.chats()
+    assert asked.body.count(b'"model"') == 1
+    other = json.dumps({**BODY, "model": "x"}).encode()[:-1] + b', "model": "k3"}'
+    assert (await rig.post(other)).status_code == 404

@@ -14,6 +14,7 @@ from runner.store import Store
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     store = await Store.open(tmp_path / "nanokimi.db")
+    await store.put_group("g")
     yield store
     await store.close()
 

@@ -17,6 +17,9 @@ class CountedSession:
         self.group = group
         self.alive = True
 
+    async def close(self) -> None:
+        self.alive = False
+
 
 class Maker:
     """Counts what lives; ``stubborn`` closes fail that many times first."""
@@ -26,6 +29,7 @@ class Maker:
         self.living: set[str] = set()
         self.most = 0
         self.stubborn = 0
+        self.never = ""
         self.stale: set[str] = set()
 
     async def open(self, group: str) -> AgentSession:
@@ -44,6 +48,8 @@ class Maker:
         if self.stubborn:
             self.stubborn -= 1
             raise EngineError("the engine is silent")
+        if self.never == cast("CountedSession", session).group:
+            raise OSError("no more descriptors")
         self.living.discard(cast("CountedSession", session).group)
 
 
@@ -169,3 +175,88 @@ async def test_close_ends_every_sandbox(maker: Maker) -> None:
         await turn(pool, group)
     await pool.close()
     assert maker.living == set()
+
+
+async def nothing() -> None:
+    pass
+
+
+async def test_a_discarded_session_is_ended_and_the_next_turn_gets_a_new_one(
+    maker: Maker,
+) -> None:
+    pool = make_pool(maker, 1)
+    async with pool.slot("a") as slot:
+        await slot.session()
+        await slot.discard()
+    async with asyncio.timeout(10):
+        await turn(pool, "a")
+    assert maker.made["a"] == 2
+    assert maker.most == 1
+
+
+async def test_end_waits_for_the_groups_own_turn_and_for_nobody_else(maker: Maker) -> None:
+    pool = make_pool(maker, 1)
+    order: list[str] = []
+
+    async def then() -> None:
+        order.append("ended")
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks, pool.slot("a") as slot:
+        await slot.session()
+        tasks.create_task(turn(pool, "b", order))
+        await asyncio.sleep(0)
+        ending = tasks.create_task(pool.end("a", then))
+        tasks.create_task(turn(pool, "a", order))
+        assert await pool.end("c", nothing) is False
+        assert not ending.done()
+    assert ending.result() is True
+    assert order.index("ended") < order.index("a")
+
+
+async def test_a_stop_that_fails_is_told_and_goes_on(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "STOP_RETRY", 0.01)
+    pool = make_pool(maker, 1)
+    await turn(pool, "a")
+    maker.stubborn = 2
+    done: list[str] = []
+
+    async def then() -> None:
+        done.append("then")
+
+    with pytest.raises(EngineError):
+        await pool.end("a", then)
+    assert done == []
+    async with asyncio.timeout(10):
+        assert await pool.end("a", then) is True
+    assert done == ["then"]
+    assert maker.living == set()
+
+
+async def test_one_sandbox_that_cannot_be_stopped_holds_up_only_its_own_place(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "STOP_RETRY", 0.01)
+    pool = make_pool(maker, 2)
+    await turn(pool, "a")
+    await turn(pool, "b")
+    maker.never = "a"
+    async with asyncio.timeout(10):
+        await turn(pool, "c")
+    assert maker.living == {"a", "c"}
+    await pool.close()
+
+
+async def test_a_raised_limit_serves_those_who_wait(maker: Maker) -> None:
+    most = 1
+    pool = Pool(maker, lambda: most, lambda: 0.2)
+    reaper = asyncio.create_task(pool.reap())
+    async with asyncio.timeout(10), pool.slot("a") as slot:
+        await slot.session()
+        waiting = asyncio.create_task(turn(pool, "b"))
+        await asyncio.sleep(0)
+        most = 2
+        await waiting
+    reaper.cancel()
+    await asyncio.wait({reaper})

@@ -10,6 +10,7 @@ import pytest
 from runner.errors import BusyError, NotFoundError, PermanentError
 from runner.model import Event, Message, MessageState, Turn, TurnState, Usage
 from runner.store import KEPT_EVENTS_PER_GROUP, Accepted, Claim, Store
+from runner.store.store import MAX_CHARS_PER_TURN, MAX_CONTEXT, MAX_MESSAGES_PER_TURN
 
 _ids = iter(range(1, 10**9))
 
@@ -113,6 +114,45 @@ async def test_context_alone_makes_no_turn(store: Store) -> None:
     await say(store, "context", wakes=False)
     assert await store.claim("g", next(_ids)) is None
     assert await store.groups_with_work() == []
+
+
+async def test_a_question_after_much_context_is_answered_with_the_newest_of_it(
+    store: Store,
+) -> None:
+    for n in range(MAX_CONTEXT + 30):
+        await say(store, f"c{n}", wakes=False, max_queue=3)
+    await say(store, "question", max_queue=3)
+    await say(store, "after", wakes=False)
+    got = await claim(store)
+    texts = [m.text for m in got.messages]
+    assert len(texts) == MAX_MESSAGES_PER_TURN
+    assert texts[-1] == "question"
+    assert texts[0] == f"c{MAX_CONTEXT + 30 - (MAX_MESSAGES_PER_TURN - 1)}"
+    await store.finish(ended(got.turn), event("g"))
+    states = {m.text: m.state for m in await store.messages("g", limit=1000)}
+    assert states["c0"] is MessageState.DROPPED
+    assert states["after"] is MessageState.QUEUED
+
+
+async def test_more_than_one_prompt_holds_waits_for_the_next_turn(store: Store) -> None:
+    big = "x" * (MAX_CHARS_PER_TURN // 3)
+    for n in range(5):
+        await say(store, f"{n}{big}")
+    seen = []
+    for _ in range(3):
+        if (got := await store.claim("g", next(_ids))) is None:
+            break
+        assert sum(len(m.text) for m in got.messages) <= MAX_CHARS_PER_TURN
+        seen.append([m.text[0] for m in got.messages])
+        await store.finish(ended(got.turn), event("g"))
+    assert seen == [["0", "1"], ["2", "3"], ["4"]]
+
+
+async def test_events_of_a_deleted_group_are_not_written(store: Store) -> None:
+    await store.put_group("g")
+    await store.append_events([event("g", "tool.started"), event("gone", "tool.started")])
+    assert len(await store.events_after("g", 0)) == 1
+    assert await store.events_after("gone", 0) == []
 
 
 async def test_an_unfinished_turn_is_taken_up_with_the_same_id(store: Store) -> None:

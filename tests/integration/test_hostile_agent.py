@@ -42,8 +42,8 @@ WORST = {
     "asks to be tried again in a very long time": (
         (
             'sys.stdout.write(\'{"jsonrpc":"2.0","id":%d,"error":{"code":-32603,"message":"x",'
-            '"data":{"retryable":true,"retryAfter":1%s}}}\\n\' % (id_, "0" * 400)); sys.stdout.flush()'
-            "; continue"
+            '"data":{"retryable":true,"retryAfter":1%s}}}\\n\' % (id_, "0" * 400)); '
+            "sys.stdout.flush(); continue"
         ),
         "agent_error",
     ),

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MINUTE = 60.0
+_WAITING = 0.1
+"""Counts as taken by a group that found nothing, so that others know of it for a while."""
 _FORGOTTEN = 0.05
 MAX_GROUPS = 1000
 
@@ -51,11 +53,12 @@ def take(bucket: Bucket | None, now: float, *, rpm: int, group: str) -> tuple[Bu
     average = sum(taken.values()) / len(taken.keys() | {group})
     if filled.left <= full / 2 and own > average:
         return filled, (full / 2 - filled.left + 1) / filling
-    if filled.left < 1:
-        return filled, (1 - filled.left) / filling
-    taken[group] = own + 1
+    empty = filled.left < 1
+    taken[group] = max(own, _WAITING) if empty else own + 1
     if len(taken) > MAX_GROUPS:
         del taken[min(taken, key=lambda name: (taken[name], name))]
+    if empty:
+        return Bucket(filled.left, now, taken), (1 - filled.left) / filling
     return Bucket(filled.left - 1, now, taken), 0.0
 
 

@@ -42,13 +42,13 @@ BUILT_IN = {
         BuiltIn("FAST", ("primary", "fast", "fallback"), 0.3, _FAST),
         BuiltIn("BUILD", ("primary", "validation", "fallback"), 0.2, _BUILD),
         BuiltIn("DOUBLE-CHECK", ("validation", "primary"), 0.1, _VALIDATION),
-        BuiltIn("SURGICAL-EDIT", ("primary", "fallback"), 0.2, _FAST),
+        BuiltIn("SURGICAL_EDIT", ("primary", "fallback"), 0.2, _FAST),
     )
 }
 ANY_OTHER = BuiltIn("", ("primary", "fallback"))
 """What a route that nobody defined becomes, with a warning."""
 
-_ALIASES = {"VALIDATION": "DOUBLE-CHECK"}
+_ALIASES = {"VALIDATION": "DOUBLE-CHECK", "SURGICAL-EDIT": "SURGICAL_EDIT"}
 
 
 def canonical(name: str) -> str:

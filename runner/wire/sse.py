@@ -5,7 +5,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from runner.errors import ProtocolError
 
@@ -13,8 +13,7 @@ MAX_EVENT = 4 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """``event`` is empty for the default kind; ``id`` is the last one the stream has named."""
 
     data: bytes

@@ -76,6 +76,7 @@ class TokenSource:
         self._clock = clock
         self._lock_deadline = lock_deadline
         self._known = ""
+        self._lost_said = "nothing"
         self._unsaved: _Unsaved | None = None
         self._renewal: asyncio.Task[TokenSet] | None = None
         self._stumbled = asyncio.Event()
@@ -180,8 +181,9 @@ class TokenSource:
 
     def _check_hope(self, tokens: TokenSet) -> None:
         """Refuse at once what the provider has told us not to ask."""
-        if self._store.record(tokens).lost:
-            raise self._lost("the provider has refused it")
+        record = self._store.record(tokens)
+        if record.lost:
+            raise self._lost(record.last_failure)
         if (wait := self._told_to_wait_until - time.monotonic()) > 0:
             raise TemporaryError(
                 "the provider asked for a pause before the login is renewed",
@@ -242,6 +244,9 @@ class TokenSource:
             return tokens
         if not tokens.refresh_token.get_secret_value():
             raise self._lost("it has no refresh token")
+        record = self._store.record(tokens)
+        if record.lost:  # another process has asked before us
+            raise self._lost(record.last_failure)
         await asyncio.to_thread(self._store.check_writable)
         try:
             fresh = await self._client.refresh(tokens, self._stumble)
@@ -292,7 +297,9 @@ class TokenSource:
             await asyncio.to_thread(self._store.note_failure, tokens, why, lost=lost)
 
     def _lost(self, why: str) -> LoginRequiredError:
-        log.error("oauth.login_lost", why=why)
+        if self._lost_said != self._known:  # said once, not with every message that waits
+            self._lost_said = self._known
+            log.error("oauth.login_lost", why=why)
         return LoginRequiredError(f"the login is lost: {why}", hint="run `nanokimi login`")
 
 

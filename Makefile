@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
 
-.PHONY: demo test lint unit integration bench clean
+.PHONY: demo test lint unit integration chaos-login bench clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/nanokimi demo
@@ -23,6 +23,11 @@ unit: $(VENV)/.ready
 
 integration: $(VENV)/.ready
 	@$(BIN)/pytest -n $(JOBS) tests/integration tests/acceptance
+
+# The login under everything that can go wrong, with 20 + 20 sandboxes, for at least a minute.
+chaos-login: $(VENV)/.ready
+	@NANOKIMI_STORM_GROUPS=20 NANOKIMI_STORM_SECONDS=60 \
+	    $(BIN)/pytest -q -s tests/acceptance/test_login_stays.py
 
 bench: $(VENV)/.ready
 	@$(BIN)/python -m bench

@@ -41,8 +41,7 @@ class Rests:
     def standing(self, key: Key, now: float) -> Standing:
         """How a key stands: the longest rest of its endpoint, its credential and its model."""
         found = Standing()
-        for part in key.all:
-            rest = self._rest(part)
+        for _, rest in self._resting(key):
             wait = rest.wait(now)
             if rest.phase is Phase.HALF_OPEN:
                 wait = min(wait, NEWS)
@@ -57,9 +56,7 @@ class Rests:
         :meth:`succeeded` or :meth:`abandoned` how it went.
         """
         mine: list[Key] = []
-        for part in key.all:
-            if self._rest(part).phase is Phase.CLOSED:
-                continue
+        for part, _ in self._resting(key):
             if not self._enter_one(part, now, force):
                 for entered in mine:
                     self._change(entered, lambda rest: cooldown.abandoned(rest, now))
@@ -75,9 +72,9 @@ class Rests:
             self.abandoned(key, now)
             return
         failing = key.at(verdict.scope)
-        for part in key.all:
+        for part, _ in self._resting(key):
             if part != failing:
-                self._change_known(part, lambda rest: cooldown.abandoned(rest, now))
+                self._change(part, lambda rest: cooldown.abandoned(rest, now))
         jitter = self._jitter()
         self._change(
             failing,
@@ -88,13 +85,13 @@ class Rests:
 
     def succeeded(self, key: Key, now: float, *, started: float) -> None:
         """A call that began at ``started`` got its first byte."""
-        for part in key.all:
-            self._change_known(part, lambda rest: cooldown.succeeded(rest, now, started=started))
+        for part, _ in self._resting(key):
+            self._change(part, lambda rest: cooldown.succeeded(rest, now, started=started))
 
     def abandoned(self, key: Key, now: float) -> None:
         """A call ended and taught nothing."""
-        for part in key.all:
-            self._change_known(part, lambda rest: cooldown.abandoned(rest, now))
+        for part, _ in self._resting(key):
+            self._change(part, lambda rest: cooldown.abandoned(rest, now))
 
     def take(self, key: Key, rpm: int, group: str, now: float) -> float:
         """Take one of the credential's requests a minute; the seconds to wait when none is left."""
@@ -108,8 +105,13 @@ class Rests:
         self._store.update(_RATES, Key(key.endpoint, key.fingerprint).text, change)
         return wait
 
-    def _rest(self, key: Key) -> Rest:
-        return Rest.from_dict(self._store.get(_RESTS, key.text))
+    def _resting(self, key: Key) -> list[tuple[Key, Rest]]:
+        """Of endpoint, credential and model those that are not closed: most of the time none."""
+        records = self._store.records(_RESTS)
+        if not records:
+            return []
+        found = ((part, Rest.from_dict(records.get(part.text))) for part in key.all)
+        return [(part, rest) for part, rest in found if rest.phase is not Phase.CLOSED]
 
     def _enter_one(self, key: Key, now: float, force: bool) -> bool:
         allowed = False
@@ -121,11 +123,6 @@ class Rests:
 
         self._change(key, change)
         return allowed
-
-    def _change_known(self, key: Key, change: Callable[[Rest], Rest]) -> None:
-        """Most keys never rest: nothing is written for those."""
-        if self._rest(key).phase is not Phase.CLOSED:
-            self._change(key, change)
 
     def _change(self, key: Key, change: Callable[[Rest], Rest]) -> None:
         def stored(record: Stored | None) -> Stored | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,8 +32,8 @@ _SPOILED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
 class StateStore(Protocol):
     """Small records by kind and key. ``None`` is no record."""
 
-    def get(self, kind: str, key: str) -> Stored | None:
-        """The record as it was last written by anybody."""
+    def records(self, kind: str) -> Mapping[str, Stored]:
+        """All of a kind by key, as last written by anybody. Look, and do not keep it."""
 
     def update(self, kind: str, key: str, change: Change) -> Stored | None:
         """Replace a record by ``change(record)`` with nobody in between; gives the new one."""
@@ -43,19 +43,20 @@ class MemoryState:
     """For one process, until it ends."""
 
     def __init__(self) -> None:
-        self._records: dict[tuple[str, str], Stored] = {}
+        self._records: dict[str, dict[str, Stored]] = {}
 
-    def get(self, kind: str, key: str) -> Stored | None:
-        return self._records.get((kind, key))
+    def records(self, kind: str) -> Mapping[str, Stored]:
+        return self._records.get(kind, {})
 
     def update(self, kind: str, key: str, change: Change) -> Stored | None:
-        new = change(self._records.get((kind, key)))
+        known = self._records.setdefault(kind, {})
+        new = change(known.get(key))
         if new is None:
-            self._records.pop((kind, key), None)
+            known.pop(key, None)
             return None
-        self._records[kind, key] = new
-        if len(self._records) > MAX_ROWS:
-            del self._records[next(iter(self._records))]
+        known[key] = new
+        if len(known) > MAX_ROWS:
+            del known[next(iter(known))]
         return new
 
 
@@ -84,7 +85,7 @@ class SqliteState:
     def close(self) -> None:
         self._db.close()
 
-    def get(self, kind: str, key: str) -> Stored | None:
+    def records(self, kind: str) -> Mapping[str, Stored]:
         try:
             version = self._db.execute("PRAGMA data_version").fetchone()[0]
             if version != self._seen:
@@ -95,7 +96,7 @@ class SqliteState:
                 self._known[kind] = {k: s for k, raw in rows if (s := _decode(raw)) is not None}
         except sqlite3.Error as e:
             log.warning("gateway.state_unread", error=str(e))
-        return self._known.get(kind, {}).get(key)
+        return self._known.get(kind, {})
 
     def update(self, kind: str, key: str, change: Change) -> Stored | None:
         try:

@@ -129,7 +129,7 @@ def build_targets(settings: Settings, environ: Mapping[str, str] = os.environ) -
     fallbacks: dict[str, list[str]] = {}
     disabled: dict[str, str] = {}
     retired: dict[str, Retired] = {}
-    for made in (*_from_models(settings, environ), *_from_list(settings, environ)):
+    for made in (*_from_list(settings, environ), *_from_models(settings, environ)):
         name = made.target.name
         if made.retired is not None:
             retired[made.retired.asked] = made.retired
@@ -137,8 +137,11 @@ def build_targets(settings: Settings, environ: Mapping[str, str] = os.environ) -
             disabled.setdefault(name, made.problem)
             continue
         pool = found.setdefault(name, [])
-        if all(t.key != made.target.key for t in pool):
+        same = [n for n, target in enumerate(pool) if target.key == made.target.key]
+        if not same:
             pool.append(made.target)
+        for n in same:  # the list says more than a table of kimi-cli, but for this
+            pool[n] = replace(pool[n], context=pool[n].context or made.target.context)
         fallbacks.setdefault(name, []).extend(made.fallbacks)
     pools = {
         name: Pool(name, tuple(targets), tuple(dict.fromkeys(fallbacks[name])))

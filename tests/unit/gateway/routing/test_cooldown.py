@@ -266,13 +266,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateStore
 
 
 def test_both_stores_keep_replace_and_drop_records(store: StateStore) -> None:
-    assert store.get("a", "k") is None
+    assert store.records("a") == {}
     assert store.update("a", "k", lambda old: {"n": 1, "old": old}) == {"n": 1, "old": None}
     assert store.update("a", "k", lambda old: {"n": (old or {})["n"] + 1}) == {"n": 2}
-    assert store.get("a", "k") == {"n": 2}
-    assert store.get("b", "k") is None
+    assert store.records("a") == {"k": {"n": 2}}
+    assert store.records("b") == {}
     assert store.update("a", "k", lambda _: None) is None
-    assert store.get("a", "k") is None
+    assert store.records("a") == {}
 
 
 def test_rests_are_remembered_over_a_restart(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     workers = [subprocess.Popen([sys.executable, "-c", _COUNT_UP, path]) for _ in range(3)]
     assert [worker.wait(60) for worker in workers] == [0, 0, 0]
     state = SqliteState(path)
-    assert state.get("n", "k") == {"n": 300}
+    assert state.records("n") == {"k": {"n": 300}}
     state.close()
 
 

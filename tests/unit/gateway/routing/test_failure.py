@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,6 +123,18 @@ def test_each_reason_means_what_operators_are_told(
     reason: Reason, following: Next, scope: Scope | None, seconds: float | None
 ) -> None:
     assert OUTCOMES[reason] == (following, scope, seconds)
+
+
+def test_the_documentation_has_this_table() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "routing.md").read_text("utf-8")
+    told = {}
+    for line in text.splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        if cells[0] in list(Reason):
+            told[cells[0]] = tuple(cells[2:])
+    for reason, (following, scope, seconds) in OUTCOMES.items():
+        rests = f"{seconds / 60:.0f} min" if seconds else "cooldown" if scope else ""
+        assert told[reason] == (following, scope or "nobody", rests), reason
 
 
 def test_a_quota_rests_long_and_a_rate_limit_does_not() -> None:

@@ -116,6 +116,12 @@ custom_headers = { X-A = "1", X-B = "2" }
     assert dict(target.headers) == {"X-A": "1", "X-B": "3"}
 
 
+def test_the_list_says_more_of_a_key_than_the_tables_of_kimi_cli(route: Route) -> None:
+    text = entry("kimi", "kimi-code/kimi-coding", api_key='""', auth='"oauth"', rpm="7")
+    (candidate,) = plan(route(text), "kimi").candidates
+    assert (candidate.target.rpm, candidate.target.context) == (7, 200_000)
+
+
 def test_a_login_serves_entries_of_kimi_code(route: Route) -> None:
     target = first(route(entry("e", "kimi-code/k3", api_key='""', auth='"oauth"')), "e")
     assert target.credential.oauth is not None
@@ -220,7 +226,7 @@ def test_no_name_breaks_the_table(name: str) -> None:
 
 def test_what_can_be_asked_for_is_listed(route: Route) -> None:
     listed = route(entry("e", "openai/a")).names
-    assert listed[:2] == ["kimi", "e"]
+    assert listed[:2] == ["e", "kimi"]
     assert {"route:FAST", "route:BUILD", "route:DOUBLE-CHECK", "route:SURGICAL_EDIT"} <= {*listed}
 
 

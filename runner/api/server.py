@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runner.api.app import create_app
 from runner.api.token import api_token
 from runner.errors import PermanentError
+from runner.gateway.routes import gateway_app
 from runner.host.app import open_host
 from runner.host.credentials import Credentials
 from runner.host.lock import host_lock
@@ -101,7 +102,10 @@ async def serving_host(
 
         try:
             async with open_host(layout, settings, spawner, credentials) as host:
-                app = create_app(host, api_token(layout))
+                models = gateway_app(
+                    lambda: host.models.gateway, lambda: host.settings.gateway.keys
+                )
+                app = by_path(models, create_app(host, api_token(layout)))
                 async with serving(app, address, port) as url:
                     lock.announce(url)
                     try:
@@ -110,6 +114,16 @@ async def serving_host(
                         await host.drain()
         finally:
             await credentials.aclose()
+
+
+def by_path(models: ASGIApp, api: ASGIApp) -> ASGIApp:
+    """``/v1/…`` belongs to the model gateway with its own limits and error shapes."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        chosen = models if str(scope.get("path", "")).startswith("/v1/") else api
+        await chosen(scope, receive, send)
+
+    return app
 
 
 def _listen(host: str, port: int) -> socket.socket:

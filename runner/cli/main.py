@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from runner import __version__
-from runner.cli import auth, build, chat, demo, doctor, groups, init, logs, serve
+from runner.cli import (
+    auth,
+    build,
+    chat,
+    demo,
+    doctor,
+    gateway,
+    groups,
+    init,
+    logs,
+    monitor,
+    serve,
+    usage,
+)
 from runner.cli.context import Context, LogFormat, LogLevel, start_logging
 from runner.cli.output import show_error
 from runner.errors import NanokimiError
@@ -35,6 +48,9 @@ app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.add_typer(groups.app, name="groups")
 app.command("logs")(logs.logs)
+app.command("usage")(usage.usage)
+app.add_typer(monitor.app, name="monitor")
+app.command("gateway")(gateway.gateway)
 
 _GLOBAL = ("--data", "--log-level", "--log-format")
 _TAKES_TEXT = ("-m", "--message")
@@ -63,7 +79,7 @@ def _main(
     ] = False,
 ) -> None:
     del version
-    if log_level is LogLevel.WARNING and ctx.invoked_subcommand in ("serve",):
+    if log_level is LogLevel.WARNING and ctx.invoked_subcommand in ("serve", "gateway"):
         log_level = LogLevel.INFO
     start_logging(log_level, log_format)
     ctx.obj = Context(data.absolute(), debug=log_level is LogLevel.DEBUG)

@@ -29,6 +29,7 @@ from runner.host.decide import wakes
 from runner.host.dispatcher import Dispatcher, TurnLimits
 from runner.host.events import EventLog
 from runner.host.logins import GroupLogins
+from runner.host.models import Models
 from runner.host.opener import Opener
 from runner.host.pool import Pool
 from runner.model import MAX_ID_CHARS, Event, Group, Message, Turn
@@ -93,6 +94,7 @@ class Host:
             lambda: TurnLimits(self.settings.host.turn_timeout, self.settings.host.max_attempts),
             self._logins,
         )
+        self.models = Models(layout, settings, store, credentials)
         self._deleting: set[str] = set()
         self.stopping = False
         self.died = asyncio.Event()
@@ -309,6 +311,11 @@ class Host:
 
     async def _watch_settings(self) -> None:
         def changed(settings: Settings) -> None:
+            try:
+                self.models.reload(settings)
+            except NanokimiError as e:
+                refused(e)
+                return
             self._opener.settings = settings
             log.info("settings.reloaded")
 
@@ -352,7 +359,7 @@ async def open_host(
         try:
             log_ = await EventLog.open(store)
             host = Host(layout, settings, store, log_, spawner, credentials)
-            async with host.running_host():
+            async with host.models.running(), host.running_host():
                 yield host
         finally:
             await spawner.close()

@@ -29,6 +29,21 @@ class Layout:
         return self.root / "nanokimi.db"
 
     @property
+    def models(self) -> Path:
+        """The operator's corrections to the facts about models, if there are any."""
+        return self.root / "models.toml"
+
+    @property
+    def reasoning(self) -> Path:
+        """What models thought before their tool calls; a cache, safe to delete when stopped."""
+        return self.root / "reasoning.db"
+
+    @property
+    def gateway_state(self) -> Path:
+        """Who rests after a failure; a cache too."""
+        return self.root / "gateway.db"
+
+    @property
     def run(self) -> Path:
         return self.root / "run"
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from runner.api.app import create_app
 from runner.api.client import Api, ServerEvent, group_path
-from runner.api.server import serving
+from runner.api.server import by_path, serving
 from runner.demo.provider import DemoProvider
+from runner.gateway.routes import gateway_app
 from runner.host.app import Host, open_host
 from runner.host.credentials import Credentials
 from runner.sandbox.backend import open_spawner
@@ -144,7 +145,14 @@ async def running(layout: Layout, provider: DemoProvider) -> AsyncIterator[Rig]:
 
     async with (
         open_host(layout, settings, spawner, credentials) as host,
-        serving(create_app(host, TOKEN), "127.0.0.1", 0) as url,
+        serving(
+            by_path(
+                gateway_app(lambda: host.models.gateway, lambda: host.settings.gateway.keys),
+                create_app(host, TOKEN),
+            ),
+            "127.0.0.1",
+            0,
+        ) as url,
     ):
         api = Api(url, TOKEN)
         try:

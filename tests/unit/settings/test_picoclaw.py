@@ -21,7 +21,7 @@ from runner.settings.schema import Settings
 LIST = {
     "agents": {
         "defaults": {
-            "workspace": "~/.domeclaw/workspace",
+            "workspace": "~/.picoclaw/workspace",
             "model": {"primary": "kimi-code", "fallbacks": ["gpt4-backup", "deepseek"]},
             "max_tokens": 8192,
             "temperature": 0.7,

@@ -22,3 +22,6 @@ its updates become events; the answer is one more transaction.
 """
 
 __version__ = "0.1.0"
+
+# Honest, and our own: some providers look at it, and a client's is never passed on.
+USER_AGENT = f"nanokimi/{__version__}"

@@ -12,12 +12,12 @@ from typing import Annotated
 import httpx
 import typer
 
+from runner import USER_AGENT
 from runner.cli.check import Check, Grade, failed
 from runner.cli.checks_login import check_clock, check_files, check_fit, check_login
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import out, plain, show_json, table
 from runner.errors import NanokimiError
-from runner.gateway.upstream import USER_AGENT
 from runner.host.app import remove_files
 from runner.host.credentials import Credentials
 from runner.model import folder_of
@@ -122,7 +122,7 @@ async def _provider(
     yield check_fit(of_group)
     token = ""
     try:
-        token = await credentials.upstream(provider).token(None)
+        token = await credentials.token(provider)
         yield Check("login", Grade.PASS, f"a usable credential for {of_group.provider_name}")
     except NanokimiError as e:
         yield failed("login", e)

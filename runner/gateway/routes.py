@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from runner import __version__
 from runner.gateway import exchange
-from runner.gateway.exchange import Api, read_request
+from runner.gateway.exchange import Api, Asked, read_request
 from runner.gateway.failure import GatewayFailure
 from runner.gateway.formats.errors import Untranslatable
 from runner.gateway.formats.tokens import estimate
@@ -43,18 +43,18 @@ def gateway_app(
     async def count(request: Request) -> Response:
         api: Api = "anthropic"
         if _caller(keys(), request) is None:
-            return _failed(api, _UNKNOWN)
+            return failed(api, _UNKNOWN)
         try:
-            asked = read_request(api, await _body(request))
+            asked = read_request(api, await read_body(request))
         except Untranslatable as e:
-            return _failed(api, e.failure)
+            return failed(api, e.failure)
         return _json({"input_tokens": estimate(asked.chat)})
 
     async def models(request: Request) -> Response:
         caller = _caller(keys(), request)
         api: Api = "anthropic" if "anthropic-version" in request.headers else "openai"
         if caller is None:
-            return _failed(api, _UNKNOWN)
+            return failed(api, _UNKNOWN)
         names = gateway().models(caller)
         data = [
             {"id": n, "object": "model", "type": "model", "display_name": n, "created": 0}
@@ -90,16 +90,25 @@ async def _call(
 ) -> Response:
     caller = _caller(keys, request)
     if caller is None:
-        return _failed(api, _UNKNOWN)
+        return failed(api, _UNKNOWN)
     return await answer(gateway, caller, request, api)
 
 
 async def answer(gateway: Gateway, caller: Caller, request: Request, api: Api) -> Response:
     """Answer one request of a caller who is known; a client that leaves ends it."""
     try:
-        asked = read_request(api, await _body(request))
+        asked = read_request(api, await read_body(request))
     except Untranslatable as e:
-        return _failed(api, e.failure)
+        return failed(api, e.failure)
+    return await deliver(gateway, caller, asked, request)
+
+
+async def deliver(gateway: Gateway, caller: Caller, asked: Asked, request: Request) -> Response:
+    """Carry a request out for as long as its client is there.
+
+    Raises:
+        ClientDisconnect: it left before the answer began.
+    """
     reply: Reply = await _while_there(request, gateway.answer(caller, asked))
     if isinstance(reply.body, bytes):
         return Response(reply.body, reply.status, reply.headers)
@@ -152,7 +161,8 @@ def _caller(keys: Sequence[GatewayKey], request: Request) -> Caller | None:
     return None if found is None or not given else Caller(scope=f"key:{found.name}", key=found)
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """The body, within its bounds. Raises: Untranslatable."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -169,7 +179,8 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _failed(api: Api, failure: GatewayFailure) -> Response:
+def failed(api: Api, failure: GatewayFailure) -> Response:
+    """A failure in the shape of the API that was called."""
     body = exchange.error_body(api, failure)
     return Response(body, failure.status, media_type="application/json")
 
@@ -181,4 +192,4 @@ def _json(value: object) -> Response:
 async def _not_here(request: Request, _error: Exception) -> Response:
     api: Api = "anthropic" if "anthropic-version" in request.headers else "openai"
     text = f"{request.method} {request.url.path[:100]} is not offered here"
-    return _failed(api, GatewayFailure(404, "not_found_error", text))
+    return failed(api, GatewayFailure(404, "not_found_error", text))

@@ -171,7 +171,12 @@ class _Running:
             self._send,
             SystemClock(),
             self._parts.rests,
-            policy=Policy(settings.max_retries, settings.backoff_factor, settings.deadline),
+            # An agent in a sandbox retries by itself, as its loop_control says.
+            policy=Policy(
+                0 if self._caller.group else settings.max_retries,
+                settings.backoff_factor,
+                settings.deadline,
+            ),
             group=self._caller.group,
         )
         self._done = done

@@ -14,9 +14,9 @@ from types import MappingProxyType
 
 from pydantic import JsonValue
 
+from runner import USER_AGENT
 from runner.errors import ConfigError
 from runner.gateway.cooldown import Key
-from runner.gateway.upstream import USER_AGENT
 from runner.settings import catalog
 from runner.settings.schema import Settings
 from runner.settings.secret import Secret

@@ -79,7 +79,8 @@ class Host:
         self.events = log_
         self.spawner = spawner
         self.credentials = credentials
-        self.relay = Relay()
+        self.models = Models(layout, settings, store, credentials)
+        self.relay = Relay(lambda: self.models.gateway)
         self._opener = Opener(layout, settings, store, spawner, self.relay, credentials)
         self._logins = GroupLogins(credentials, self._opener)
         self.pool = Pool(
@@ -94,7 +95,6 @@ class Host:
             lambda: TurnLimits(self.settings.host.turn_timeout, self.settings.host.max_attempts),
             self._logins,
         )
-        self.models = Models(layout, settings, store, credentials)
         self._deleting: set[str] = set()
         self.stopping = False
         self.died = asyncio.Event()

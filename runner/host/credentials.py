@@ -6,13 +6,11 @@ import asyncio
 import hashlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
 
 from runner.errors import ConfigError, LoginRequiredError, NanokimiError, PermanentError
-from runner.gateway.upstream import Upstream
 from runner.oauth.headers import client_headers
 from runner.oauth.refresher import TokenSource
 from runner.oauth.status import LoginState
@@ -22,7 +20,7 @@ from runner.settings.schema import OAuth, Provider
 
 # An API key has no end that we know of; a sandbox's file needs some time in the future.
 LOGIN_DEADLINE = 20.0
-REMEMBERED = 16
+REMEMBERED = 64
 KEY_LIFETIME = 10 * 365 * 86400.0
 
 
@@ -39,7 +37,7 @@ class Credentials:
     def __init__(self, directory: Path) -> None:
         self.rotated = asyncio.Event()
         self._directory = directory
-        self._handed_out: dict[str, deque[str]] = {}
+        self._handed_out: deque[str] = deque(maxlen=REMEMBERED)
         self._keepers: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._client = httpx.AsyncClient(timeout=LOGIN_DEADLINE, follow_redirects=False)
         self._sources: dict[tuple[str, str], TokenSource] = {}
@@ -67,9 +65,40 @@ class Credentials:
             )
         return self._sources[key]
 
-    def upstream(self, provider: Provider) -> Upstream:
-        """How the host calls this provider."""
-        return Upstream(provider.base_url, self._token(provider), provider.custom_headers)
+    async def token(self, provider: Provider) -> str:
+        """The bearer token of now.
+
+        Raises:
+            LoginRequiredError, ConfigError: there is none.
+            TemporaryError: it has expired and cannot be renewed now.
+        """
+        if provider.oauth is not None:
+            return await self.login_token(provider.oauth)
+        key = provider.api_key.reveal()
+        if not key:
+            raise ConfigError(
+                "the provider has neither a login nor an API key",
+                hint="set oauth or api_key in its table of config.toml",
+            )
+        return self._remember(key)
+
+    async def login_token(
+        self, oauth: OAuth, *, force: bool = False, rejected: str | None = None
+    ) -> str:
+        """The access token of a login; see :meth:`TokenSource.access_token`.
+
+        Raises:
+            LoginRequiredError: there is none, or it cannot be used until the operator acts.
+            TemporaryError: it has expired and cannot be renewed now.
+        """
+        try:
+            token = await self.login(oauth).access_token(force=force, rejected=rejected)
+        except ConfigError:
+            raise
+        except PermanentError as e:
+            # A broken file or a full disk is like a lost login: messages wait for the operator.
+            raise LoginRequiredError(e.message, hint=e.hint) from None
+        return self._remember(token)
 
     async def projected(self, provider: Provider) -> dict[str, str]:
         """The credential files of a sandbox that calls the provider itself.
@@ -78,7 +107,7 @@ class Credentials:
             LoginRequiredError: there is no usable login.
             ConfigError: the API key cannot be had.
         """
-        token = await self._token(provider)(None)
+        token = await self.token(provider)
         expires_at = time.time() + KEY_LIFETIME
         if provider.oauth is not None:
             self._keep_fresh(provider.oauth)
@@ -110,7 +139,7 @@ class Credentials:
             TemporaryError: the OAuth server does not answer.
         """
         if provider.oauth is not None:
-            await self._access_token(provider, provider.oauth, force=True)
+            await self.login_token(provider.oauth, force=True)
 
     def fingerprint(self, provider: Provider) -> str:
         """Names the credential of now without giving it away: it changes when that does."""
@@ -124,9 +153,9 @@ class Credentials:
             secret = e.message
         return hashlib.sha256(secret.encode()).hexdigest()[:16]
 
-    def secrets(self, provider: Provider) -> tuple[str, ...]:
-        """The last tokens that were handed out for this provider, for redaction."""
-        return tuple(self._handed_out.get(_known_as(provider), ()))
+    def secrets(self) -> tuple[str, ...]:
+        """The tokens that were handed out lately, for redaction."""
+        return tuple(self._handed_out)
 
     def _keep_fresh(self, oauth: OAuth) -> None:
         """Somebody only reads the projected token: renew it without being asked."""
@@ -136,54 +165,7 @@ class Credentials:
                 self.login(oauth).keep_fresh(), name=f"keep {oauth.key} fresh"
             )
 
-    def _remember(self, provider: Provider, token: str) -> str:
-        seen = self._handed_out.setdefault(_known_as(provider), deque(maxlen=REMEMBERED))
-        if token not in seen:
-            seen.append(token)
+    def _remember(self, token: str) -> str:
+        if token not in self._handed_out:
+            self._handed_out.append(token)
         return token
-
-    async def _access_token(
-        self,
-        provider: Provider,
-        oauth: OAuth,
-        *,
-        force: bool = False,
-        rejected: str | None = None,
-    ) -> str:
-        try:
-            token = await self.login(oauth).access_token(force=force, rejected=rejected)
-        except ConfigError:
-            raise
-        except PermanentError as e:
-            # A broken file or a full disk is like a lost login: messages wait for the operator.
-            raise LoginRequiredError(e.message, hint=e.hint) from None
-        return self._remember(provider, token)
-
-    def _token(self, provider: Provider) -> Callable[[str | None], Awaitable[str]]:
-        oauth = provider.oauth
-        if oauth is not None:
-
-            async def from_login(rejected: str | None) -> str:
-                return await self._access_token(provider, oauth, rejected=rejected)
-
-            return from_login
-
-        async def from_key(rejected: str | None) -> str:
-            key = provider.api_key.reveal()
-            if rejected is not None and key == rejected:
-                raise LoginRequiredError(
-                    "the provider rejects the API key",
-                    hint="put a valid api_key into config.toml",
-                )
-            if not key:
-                raise ConfigError(
-                    "the provider has neither a login nor an API key",
-                    hint="set oauth or api_key in its table of config.toml",
-                )
-            return self._remember(provider, key)
-
-        return from_key
-
-
-def _known_as(provider: Provider) -> str:
-    return f"{provider.base_url} {provider.oauth.key if provider.oauth else ''}"

@@ -38,7 +38,7 @@ class GatewayTokens:
         if credential.oauth is None:
             return credential.secret.reveal() if credential.secret else ""
         refused = self._last.get(credential.fingerprint) if renew else None
-        token = await self._credentials.login(credential.oauth).access_token(rejected=refused)
+        token = await self._credentials.login_token(credential.oauth, rejected=refused)
         self._last[credential.fingerprint] = token
         return token
 

@@ -70,9 +70,7 @@ class Opener:
         socket = self._layout.socket_dir(known.folder) / MODEL_SOCKET
         scoped = new_scoped_token()
         if of_group.network == "isolated":
-            door = Door(
-                group, of_group.model.model, scoped, self._credentials.upstream(of_group.provider)
-            )
+            door = Door(group, of_group.alias, of_group.model.model, scoped)
             await self._relay.open(socket, door)
             credentials = project_credentials(of_group.provider, scoped, NEVER)
         else:
@@ -88,7 +86,7 @@ class Opener:
                 sandbox,
                 known.session_id,
                 self.settings.sandbox.start_timeout,
-                lambda: (scoped, *self._credentials.secrets(of_group.provider)),
+                lambda: (scoped, *self._credentials.secrets()),
             )
             if session.session_id != known.session_id:
                 await self._store.set_session(group, session.session_id, generation)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,22 @@ from typing import Any
 import httpx
 import pytest
 
+from runner.calls import Call, Outcome
 from runner.demo.faults import Fault
 from runner.demo.provider import DemoProvider
 from runner.errors import LoginRequiredError
 from runner.gateway import relay as relay_module
+from runner.gateway import routes as routes_module
+from runner.gateway.budgets import Spending
+from runner.gateway.reasoning_file import ReasoningFile
 from runner.gateway.relay import Door, Relay, new_scoped_token
-from runner.gateway.upstream import Upstream
+from runner.gateway.rests import Rests
+from runner.gateway.routing import build_router
+from runner.gateway.service import Gateway, Parts
+from runner.gateway.state import MemoryState
+from runner.gateway.targets import Credential
+from runner.settings.load import parse_settings
+from runner.settings.models import shipped
 
 BODY: dict[str, Any] = {
     "model": "kimi-for-coding",
@@ -25,14 +36,46 @@ BODY: dict[str, Any] = {
 }
 
 
+CONFIG = """
+default_model = "kimi-code"
+[models.kimi-code]
+provider = "demo"
+model = "kimi-for-coding"
+[providers.demo]
+type = "kimi"
+base_url = "{base_url}"
+oauth = {{storage = "file", key = "oauth/kimi-code", host = "{base_url}"}}
+custom_headers = {{x-team = "birds"}}
+"""
+
+
+class Tokens:
+    """Hands out tokens of the provider; counts how often one was refused."""
+
+    def __init__(self, provider: DemoProvider) -> None:
+        self.provider = provider
+        self.given = [provider.issue_token()]
+        self.renewed = 0
+
+    async def token(self, credential: Credential, *, renew: bool) -> str:
+        del credential
+        if renew:
+            self.renewed += 1
+            self.given.append(self.provider.issue_token())
+        if not self.given:
+            raise LoginRequiredError("the login is lost", hint="run `nanokimi login`")
+        return self.given[-1]
+
+
 @dataclass
 class Rig:
     provider: DemoProvider
+    gateway: Gateway
     relay: Relay
     path: Path
     token: str
-    tokens: list[str]
-    rejected: list[str]
+    tokens: Tokens
+    booked: list[Call]
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -57,23 +100,28 @@ class Rig:
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     async with DemoProvider() as provider:
-        tokens, rejected = [provider.issue_token()], []
-
-        async def token(refused: str | None) -> str:
-            if refused is not None:
-                rejected.append(refused)
-                tokens.append(provider.issue_token())
-            if not tokens:
-                raise LoginRequiredError("the login is lost", hint="run `nanokimi login`")
-            return tokens[-1]
-
-        relay = Relay()
+        raw = tomllib.loads(CONFIG.format(base_url=provider.base_url))
+        settings = parse_settings(raw, {}, path=tmp_path / "data" / "config.toml")
+        tokens, booked = Tokens(provider), []
+        gateway = Gateway(
+            Parts(
+                settings=settings,
+                router=build_router(settings, {}),
+                models=shipped(),
+                rests=Rests(MemoryState()),
+                memory=ReasoningFile(None),
+                tokens=tokens,
+                spending=Spending(),
+                book=booked.append,
+            )
+        )
+        relay = Relay(lambda: gateway)
         path = tmp_path / "socket" / "model.sock"
         scoped = new_scoped_token()
-        upstream = Upstream(provider.base_url, token, {"x-team": "birds"})
-        await relay.open(path, Door("g", "kimi-for-coding", scoped, upstream))
-        yield Rig(provider, relay, path, scoped, tokens, rejected)
+        await relay.open(path, Door("g", "kimi-code", "kimi-for-coding", scoped))
+        yield Rig(provider, gateway, relay, path, scoped, tokens, booked)
         await relay.aclose()
+        await gateway.aclose()
 
 
 async def test_the_answer_streams_through_and_the_real_token_is_put_on(rig: Rig) -> None:
@@ -82,7 +130,7 @@ async def test_the_answer_streams_through_and_the_real_token_is_put_on(rig: Rig)
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.text.rstrip().endswith("data: [DONE]")
     (asked,) = rig.provider.chats()
-    assert asked.headers["authorization"] == f"Bearer {rig.tokens[-1]}"
+    assert asked.headers["authorization"] == f"Bearer {rig.tokens.given[-1]}"
 
 
 async def test_nothing_of_the_sandbox_but_its_body_reaches_the_provider(rig: Rig) -> None:
@@ -92,7 +140,8 @@ async def test_nothing_of_the_sandbox_but_its_body_reaches_the_provider(rig: Rig
     assert asked.headers["x-team"] == "birds"
     assert "x-forwarded-for" not in asked.headers
     assert rig.token not in str(dict(asked.headers))
-    assert asked.json == BODY
+    assert asked.json["messages"] == BODY["messages"]
+    assert asked.json["model"] == BODY["model"]
 
 
 async def test_pieces_pass_as_they_come(rig: Rig) -> None:
@@ -148,7 +197,7 @@ async def test_a_body_that_is_no_request_is_refused_here(rig: Rig, body: bytes) 
 
 
 async def test_a_body_without_end_is_cut_off(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_module, "MAX_BODY", 100_000)
+    monkeypatch.setattr(routes_module, "MAX_BODY", 100_000)
     answer = await rig.post(b" " * 200_000)
     assert answer.status_code == 413
     assert (await rig.post()).status_code == 200
@@ -166,12 +215,12 @@ async def test_a_401_costs_one_renewal_and_one_retry(rig: Rig) -> None:
     rig.provider.revoke_access()
     answer = await rig.post()
     assert answer.status_code == 200
-    assert len(rig.rejected) == 1
+    assert rig.tokens.renewed == 1
     assert len(rig.provider.chats()) == 2
 
 
 async def test_a_lost_login_is_said_in_the_answer(rig: Rig) -> None:
-    rig.tokens.clear()
+    rig.tokens.given.clear()
     answer = await rig.post()
     assert answer.status_code == 401
     assert "nanokimi login" in answer.text
@@ -187,10 +236,11 @@ async def test_the_wish_to_wait_reaches_the_agent(rig: Rig) -> None:
     assert answer.json()["error"]["type"] == "rate_limit_reached_error"
 
 
-async def test_a_cut_stream_arrives_as_a_cut_stream(rig: Rig) -> None:
+async def test_a_cut_stream_is_an_error_and_never_an_end(rig: Rig) -> None:
     rig.provider.faults.add(Fault(cut_after=2))
-    with pytest.raises(httpx.RemoteProtocolError):
-        await rig.post()
+    answer = await rig.post()
+    assert '"error"' in answer.text
+    assert "[DONE]" not in answer.text
     assert (await rig.post()).status_code == 200
 
 
@@ -198,7 +248,23 @@ async def test_a_provider_that_is_away_is_a_502(rig: Rig) -> None:
     rig.provider.stop()
     answer = await rig.post()
     assert answer.status_code == 502
-    assert answer.json()["error"]["type"] == "provider_unavailable"
+    assert "cannot be reached" in answer.text
+
+
+async def test_every_call_is_booked_on_the_group(rig: Rig) -> None:
+    await rig.post()
+    rig.provider.faults.add(Fault(status=400, type="invalid_request_error"))
+    await rig.post()
+    good, bad = rig.booked
+    assert (good.group, good.outcome, good.model) == ("g", Outcome.OK, "kimi-for-coding")
+    assert good.tokens.output
+    assert (bad.group, bad.outcome) == ("g", Outcome.FAILED)
+
+
+def _connections(rig: Rig) -> list[object]:
+    """Connections to the provider that are not idle."""
+    pool = rig.gateway.client("")._transport._pool  # type: ignore[attr-defined]
+    return [c for c in pool.connections if not c.is_idle()]
 
 
 async def test_a_sandbox_that_hangs_up_ends_the_call_to_the_provider(rig: Rig) -> None:
@@ -214,7 +280,7 @@ async def test_a_sandbox_that_hangs_up_ends_the_call_to_the_provider(rig: Rig) -
     ):
         await anext(answer.aiter_raw())
     async with asyncio.timeout(10):
-        while rig.relay._client._transport._pool.connections:  # type: ignore[attr-defined]
+        while _connections(rig):
             await asyncio.sleep(0.01)
 
 
@@ -242,8 +308,7 @@ async def test_a_closed_door_breaks_what_is_under_way_and_lets_nobody_in(rig: Ri
 
 async def test_a_long_path_is_no_obstacle(rig: Rig, tmp_path: Path) -> None:
     path = tmp_path / ("x" * 100) / "socket" / "model.sock"
-    upstream = Upstream(rig.provider.base_url, lambda _: asyncio.sleep(0, rig.tokens[0]))
-    await rig.relay.open(path, Door("g", "kimi-for-coding", "t", upstream))
+    await rig.relay.open(path, Door("g", "kimi-code", "kimi-for-coding", "t"))
     assert path.is_socket()
     assert path.parent.stat().st_mode & 0o777 == 0o711
 

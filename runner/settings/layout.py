@@ -44,16 +44,6 @@ class Layout:
         return self.root / "gateway.db"
 
     @property
-    def model_facts(self) -> Path:
-        """What the operator knows better about models; need not be there."""
-        return self.root / "models.toml"
-
-    @property
-    def reasoning(self) -> Path:
-        """What models thought, for clients that do not send it back: a cache."""
-        return self.root / "reasoning.db"
-
-    @property
     def run(self) -> Path:
         return self.root / "run"
 

@@ -115,6 +115,10 @@ class Gateway:
         except asyncio.CancelledError:
             running.book(Outcome.CANCELLED)
             raise
+        except RecursionError:
+            running.book(Outcome.REFUSED)
+            failure = GatewayFailure(400, "invalid_request_error", "the body is nested too deep")
+            return running.error(failure, {})
 
     def client(self, proxy: str) -> httpx.AsyncClient:
         """One pool of connections for each way out."""
@@ -152,7 +156,7 @@ class _Running:
         refusal = self._refusal()
         if refusal is not None:
             self.book(Outcome.REFUSED)
-            return self._error(refusal, {})
+            return self.error(refusal, {})
         found = self._parts.router.resolve(
             self._asked.model,
             session=session_of(self._asked.chat, self._caller.scope),
@@ -161,7 +165,7 @@ class _Running:
         )
         if isinstance(found, GatewayFailure):
             self.book(Outcome.REFUSED)
-            return self._error(found, {})
+            return self.error(found, {})
         self._plan = found
         for warning in found.warnings:
             log.warning("gateway.model", text=warning)
@@ -182,7 +186,7 @@ class _Running:
         self._done = done
         if isinstance(done, Refused):
             self.book(Outcome.FAILED)
-            return self._error(done.failure, done.headers)
+            return self.error(done.failure, done.headers)
         self._first_byte = time.monotonic()
         self._watch = Watch(done.target.format, self._sent[done.target.key])
         if self._asked.stream and done.answer.headers.get("content-type", "").startswith(
@@ -265,10 +269,10 @@ class _Running:
                     kind = "application/json"
             except Untranslatable as e:
                 self.book(Outcome.CUT)
-                return self._error(e.failure, opened.headers)
+                return self.error(e.failure, opened.headers)
             except (httpx.HTTPError, OSError) as e:
                 self.book(Outcome.CUT)
-                return self._error(_broke(opened, e), opened.headers)
+                return self.error(_broke(opened, e), opened.headers)
         await self._remember(watch)
         self.book(Outcome.OK)
         return Reply(200, {**opened.headers, "content-type": kind}, text)
@@ -276,18 +280,22 @@ class _Running:
     async def _streamed(self, opened: Opened, watch: Watch) -> AsyncIterator[bytes]:
         stream = AnswerStream(self._asked, opened.target.format, watch)
         outcome = Outcome.CANCELLED
+        remembered = False
         try:
             async with opened:
                 try:
                     async for chunk in opened.body():
-                        if out := stream.feed(chunk):
+                        out = stream.feed(chunk)
+                        if watch.whole and not remembered:
+                            # Before the client knows that it may go on with the next request.
+                            remembered = True
+                            await self._remember(watch)
+                        if out:
                             yield out
                     last = stream.end()
                 except (httpx.HTTPError, OSError) as e:
                     last = stream.fail(_broke(opened, e))
             outcome = Outcome.OK if stream.failure is None else Outcome.CUT
-            if outcome is Outcome.OK:
-                await self._remember(watch)
             self.book(outcome)
             if last:
                 yield last
@@ -298,7 +306,8 @@ class _Running:
         if thoughts := watch.thoughts():
             await self._parts.memory.remember(self._caller.scope, thoughts)
 
-    def _error(self, failure: GatewayFailure, headers: dict[str, str]) -> Reply:
+    def error(self, failure: GatewayFailure, headers: dict[str, str]) -> Reply:
+        """A failure in the words of the client's API."""
         headers = {**headers, "content-type": "application/json"}
         if failure.retry_after is not None:
             headers["retry-after"] = str(max(1, round(failure.retry_after)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 
 MAX_TOOL_ID = 64
 _KEPT = 40
@@ -16,8 +15,3 @@ def short_id(id_: str) -> str:
         return id_
     digest = hashlib.blake2b(id_.encode("utf-8", "replace"), digest_size=_DIGEST_BYTES)
     return f"{id_[:_KEPT]}-{digest.hexdigest()}"
-
-
-def long_ids(ids: Iterable[str]) -> dict[str, str]:
-    """The way back: from each shortened id to the one it stands for."""
-    return {short_id(i): i for i in ids if len(i) > MAX_TOOL_ID}

@@ -18,9 +18,11 @@ from runner.cli import (
     doctor,
     gateway,
     groups,
+    import_,
     init,
     logs,
     monitor,
+    providers,
     serve,
     usage,
 )
@@ -51,6 +53,8 @@ app.command("logs")(logs.logs)
 app.command("usage")(usage.usage)
 app.add_typer(monitor.app, name="monitor")
 app.command("gateway")(gateway.gateway)
+app.add_typer(providers.app, name="providers")
+app.add_typer(import_.app, name="import")
 
 _GLOBAL = ("--data", "--log-level", "--log-format")
 _TAKES_TEXT = ("-m", "--message")

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
 
-.PHONY: demo test lint unit integration chaos-login bench clean
+.PHONY: demo test lint unit integration chaos-login clients bench clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/nanokimi demo
@@ -28,6 +28,10 @@ integration: $(VENV)/.ready
 chaos-login: $(VENV)/.ready
 	@NANOKIMI_STORM_GROUPS=20 NANOKIMI_STORM_SECONDS=60 \
 	    $(BIN)/pytest -q -s tests/acceptance/test_login_stays.py
+
+# Claude Code and Kimi Code CLI against the gateway; the first time they are installed by npm.
+clients: $(VENV)/.ready
+	@NANOKIMI_CLIENTS=1 $(BIN)/pytest -q tests/integration/test_real_clients.py
 
 bench: $(VENV)/.ready
 	@$(BIN)/python -m bench

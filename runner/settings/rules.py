@@ -19,6 +19,7 @@ def problems(settings: Settings) -> list[Problem]:
         *_providers(settings),
         *_models(settings),
         *_used_providers(settings),
+        *_open_to_anthropic(settings),
         *model_rules.problems(settings),
     ]
 
@@ -47,6 +48,25 @@ def _aliases(settings: Settings) -> Iterator[Problem]:
     for group_id, group in settings.groups.items():
         if group.model is not None and group.model not in settings.models:
             yield unknown_alias(settings.models, ("groups", group_id, "model"), group.model)
+
+
+def _open_to_anthropic(settings: Settings) -> Iterator[Problem]:
+    """The agent speaks OpenAI; only the gateway translates, and an open sandbox goes past it."""
+    fix = 'set network = "isolated", so that the gateway translates, or take another provider'
+
+    def speaks_anthropic(alias: str) -> bool:
+        model = settings.models.get(alias)
+        provider = settings.providers.get(model.provider) if model is not None else None
+        return provider is not None and provider.type == "anthropic"
+
+    if settings.sandbox.network == "open" and speaks_anthropic(settings.default_model):
+        text = "is open, but the agent cannot call an Anthropic API by itself"
+        yield Problem(("sandbox", "network"), text, fix)
+    for group_id, group in settings.groups.items():
+        alias = group.model or settings.default_model
+        if group.network == "open" and speaks_anthropic(alias):
+            text = "is open, but the agent cannot call an Anthropic API by itself"
+            yield Problem(("groups", group_id, "network"), text, fix)
 
 
 def _loop(settings: Settings) -> Iterator[Problem]:

@@ -310,3 +310,18 @@ def test_services_are_told_apart_by_host_alone() -> None:
     assert service_of("https://API.KIMI.com./coding/v1") is Service.KIMI_CODE
     assert service_of("https://api.moonshot.ai:443/v1") is Service.OPEN_PLATFORM
     assert service_of("https://api.kimi.com.example.org/coding/v1") is None
+
+
+def test_an_open_sandbox_cannot_call_an_anthropic_api(data: Data) -> None:
+    providers = (
+        '[providers.claude]\ntype = "anthropic"\nbase_url = "https://example.org"\n'
+        'api_key = "sk-1"\n'
+    )
+    models = '[models.claude]\nprovider = "claude"\nmodel = "some-model"\n'
+    parts = {"top": 'default_model = "claude"\n', "models": models, "providers": providers}
+    assert data.load(**parts).for_group("g").network == "isolated"
+    error = data.refused('[sandbox]\nnetwork = "open"\n', **parts)
+    assert "sandbox.network is open" in error.message
+    error = data.refused('[groups.a]\nnetwork = "open"\n', **parts)
+    assert "groups.a.network is open" in error.message
+    assert "isolated" in error.hint

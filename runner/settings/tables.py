@@ -19,6 +19,7 @@ from runner.settings.units import Duration, Size, Wait
 
 MIB = 1 << 20
 GIB = 1 << 30
+CACHE_HOSTS = ("api.moonshot.cn", "api.moonshot.ai")
 
 Text = Annotated[str, Field(min_length=1, max_length=512)]
 Url = Annotated[str, AfterValidator(texts.http_url)]
@@ -250,6 +251,7 @@ class Gateway(Table):
     """``[gateway]``: the model API for other clients. ``keep_usage``: seconds, a month at least.
 
     ``deadline``: seconds over all attempts of a call. ``rollout``: percent of the groups.
+    ``cache_hosts``: where explicit caching is offered, with or without a port.
     """
 
     keys: Annotated[
@@ -257,6 +259,7 @@ class Gateway(Table):
     ] = Field((), strict=False)
     thinking_repair: bool = True
     cache: Literal["auto", "explicit", "off"] = "auto"
+    cache_hosts: tuple[Name, ...] = Field(CACHE_HOSTS, strict=False)
     keep_usage: Duration = Field(400 * 86_400.0, ge=31 * 86_400, le=10_000 * 86_400)
     budgets: Budgets = Budgets()
     targets: Targets = Targets()

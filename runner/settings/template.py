@@ -118,6 +118,7 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 # like { name = "ci", key = "env:CI", models = ["kimi-code"], budget = {…} }
 #thinking_repair = true         # put lost reasoning back into the history
 #cache = "auto"                 # auto, explicit, off
+#cache_hosts = ["api.moonshot.cn", "api.moonshot.ai"]   # where "explicit" makes caches
 #keep_usage = "400d"            # how long the ledger of calls is kept; a month at least
 #max_retries = 3                # more tries with the same key, while an answer has not begun
 #backoff_factor = 2.0           # each wait between them is so much longer than the one before

@@ -1,4 +1,4 @@
-"""The chat-completions API of the demo provider, for both of Kimi's bases."""
+"""The APIs of the demo provider below both of Kimi's bases: chat, models and caching."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 from runner.demo import rules
 from runner.demo.answer import Answer, body_answer, fault_answer, json_answer
 from runner.demo.brain import next_step
+from runner.demo.caching import KIND, ContextCaches, Hit
 from runner.demo.catalog import KIMI_CODE, OPEN_PLATFORM, DemoModel
 from runner.demo.completion import Completion, Counts, count_calls, limited, tokens_of
 from runner.demo.faults import Fault, Faults
@@ -24,25 +25,34 @@ from runner.demo.rules import ApiError
 
 
 class ChatServer:
-    """Answers ``chat/completions`` and ``models`` below ``/coding/v1`` and ``/v1``.
+    """Answers ``chat/completions``, ``models`` and ``caching`` below ``/coding/v1`` and ``/v1``.
 
     The first base takes access tokens and API keys of known coding agents, the second API keys of
-    anybody. With ``require_auth=False`` any credential or none will do.
+    anybody. With ``require_auth=False`` any credential or none will do. Only the second
+    offers caching, and without ``caches`` it does not either.
     """
 
-    def __init__(self, oauth: OAuthState, faults: Faults, *, require_auth: bool) -> None:
+    def __init__(
+        self,
+        oauth: OAuthState,
+        faults: Faults,
+        *,
+        require_auth: bool,
+        caches: ContextCaches | None,
+    ) -> None:
         self._oauth = oauth
         self._faults = faults
         self._require_auth = require_auth
         self._keys: set[str] = set()
         self._cache = PrefixCache()
+        self._caches = caches
         self._numbers = itertools.count(1)
 
     def add_api_key(self, key: str) -> None:
         self._keys.add(key)
 
     def routes(self) -> list[BaseRoute]:
-        return [
+        chats = [
             Route(f"{base}/{path}", handler, methods=[method])
             for base in ("/coding/v1", "/v1")
             for path, handler, method in (
@@ -50,6 +60,11 @@ class ChatServer:
                 ("models", self._models, "GET"),
             )
         ]
+        caching = [
+            Route("/v1/caching", self._caching, methods=["GET", "POST"]),
+            Route("/v1/caching/{id}", self._caching, methods=["GET", "PUT", "DELETE"]),
+        ]
+        return [*chats, *caching]
 
     async def _chat(self, request: Request) -> Response:
         fault = self._faults.take("chat")
@@ -63,18 +78,29 @@ class ChatServer:
             return _error(model)
         if problem := rules.check_request(body, model):
             return _error(problem)
-        answer = self._complete(body, model, _bearer(request))
+        hit = self._hit(request, body)
+        if isinstance(hit, ApiError):
+            return _error(hit)
+        answer = self._complete(body, model, _bearer(request), hit.tokens)
         if not body.get("stream"):
-            return body_answer(answer.as_json(), fault=fault)
+            return body_answer(answer.as_json(), headers=hit.headers, fault=fault)
         options = body.get("stream_options") or {}
         return Answer(
             answer.as_events(include_usage=bool(options.get("include_usage"))),
             content_type="text/event-stream",
+            headers=hit.headers,
             pause=answer.step.pause,
             fault=fault,
         )
 
-    def _complete(self, body: Mapping[str, Any], model: DemoModel, credential: str) -> Completion:
+    def _hit(self, request: Request, body: Mapping[str, Any]) -> Hit | ApiError:
+        if self._caches is None or _is_coding(request):
+            return Hit()
+        return self._caches.use(_bearer(request), request.headers, body)
+
+    def _complete(
+        self, body: Mapping[str, Any], model: DemoModel, credential: str, hit: int
+    ) -> Completion:
         messages, tools = body["messages"], body.get("tools") or []
         prompt_tokens = rules.count_tokens(body)
         room = max(model.context - prompt_tokens, 1)
@@ -88,6 +114,7 @@ class ChatServer:
             json.dumps(part, ensure_ascii=False).encode() for part in (tools, *messages)
         )
         cached = self._cache.cached_tokens(credential, body.get("prompt_cache_key") or "", prompt)
+        cached = max(cached, hit)
         reasoning = tokens_of(step.reasoning)
         said = step.text + "".join(call.name + call.arguments for call in step.calls)
         return Completion(
@@ -114,10 +141,40 @@ class ChatServer:
         ]
         return json_answer({"object": "list", "data": data}, fault=fault)
 
+    async def _caching(self, request: Request) -> Response:
+        fault = self._faults.take("caching")
+        if refusal := self._refuse(request, fault):
+            return refusal
+        if self._caches is None:
+            return _error(ApiError(404, "resource_not_found_error", "Not found"))
+        owner, id_ = _bearer(request), request.path_params.get("id", "")
+        if request.method == "GET" and not id_:
+            data = [cache.as_json() for cache in self._caches.of(owner)]
+            return json_answer({"object": "list", "data": data}, fault=fault)
+        body: dict[str, Any] | ApiError = {}
+        if request.method in ("POST", "PUT"):
+            body = _parse(await request.body())
+        if isinstance(body, ApiError):
+            return _error(body)
+        match request.method:
+            case "POST":
+                found = self._caches.create(owner, body)
+            case "PUT":
+                found = self._caches.change(owner, id_, body)
+            case "DELETE":
+                found = self._caches.delete(owner, id_)
+            case _:
+                found = self._caches.look(owner, id_)
+        if isinstance(found, ApiError):
+            return _error(found)
+        if request.method == "DELETE":
+            return json_answer({"id": id_, "deleted": True, "object": KIND}, fault=fault)
+        return json_answer(found.as_json(), fault=fault)
+
     def _refuse(self, request: Request, fault: Fault | None) -> Response | None:
         if fault is not None and fault.replaces:
             return fault_answer(fault)
-        coding = request.url.path.startswith("/coding/")
+        coding = _is_coding(request)
         if coding and (error := rules.check_client(request.headers.get("user-agent", ""))):
             return _error(error)
         if error := self._check_credential(_bearer(request), coding=coding):
@@ -135,7 +192,11 @@ class ChatServer:
 
 
 def _models_at(request: Request) -> Mapping[str, DemoModel]:
-    return KIMI_CODE if request.url.path.startswith("/coding/") else OPEN_PLATFORM
+    return KIMI_CODE if _is_coding(request) else OPEN_PLATFORM
+
+
+def _is_coding(request: Request) -> bool:
+    return request.url.path.startswith("/coding/")
 
 
 def _bearer(request: Request) -> str:

@@ -24,6 +24,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from runner.demo.caching import ContextCaches
 from runner.demo.chat_server import ChatServer
 from runner.demo.control import Control
 from runner.demo.faults import Faults
@@ -50,10 +51,12 @@ class DemoProvider:
         poll_interval: seconds between polls that a login is told to keep.
         require_auth: refuse chat requests without a valid token or key.
         auto_approve: approve device logins at once.
+        caching: whether the open platform offers explicit context caching.
         clock: Unix seconds, for the ages of tokens.
 
     Attributes:
         faults: what goes wrong next, see :class:`~runner.demo.faults.Fault`.
+        caches: the context caches of the open platform.
     """
 
     def __init__(
@@ -66,9 +69,11 @@ class DemoProvider:
         poll_interval: float = 1.0,
         require_auth: bool = True,
         auto_approve: bool = True,
+        caching: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.faults = Faults()
+        self.caches = ContextCaches(clock)
         self._address = (host, port)
         self._oauth = OAuthState(
             clock=clock,
@@ -79,7 +84,12 @@ class DemoProvider:
         )
         self._clock = clock
         self._records = Records()
-        self._chat = ChatServer(self._oauth, self.faults, require_auth=require_auth)
+        self._chat = ChatServer(
+            self._oauth,
+            self.faults,
+            require_auth=require_auth,
+            caches=self.caches if caching else None,
+        )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 

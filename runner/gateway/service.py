@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
@@ -17,6 +17,7 @@ from runner.calls import Call, Failure, Outcome, Tokens
 from runner.gateway import exchange
 from runner.gateway.asking import Ask, Opened, Policy, Refused, SystemClock
 from runner.gateway.budgets import Spending, allows, limits_of
+from runner.gateway.caching.explicit import ExplicitCaching, Wish
 from runner.gateway.calls import call
 from runner.gateway.cooldown import Key
 from runner.gateway.exchange import AnswerStream, Asked, Watch
@@ -78,6 +79,7 @@ class Parts:
     tokens: TokenGiver
     spending: Spending
     book: Callable[[Call], None]
+    caching: ExplicitCaching | None = None
 
 
 @dataclass(slots=True)
@@ -221,10 +223,27 @@ class _Running:
         elif token:
             headers["authorization"] = f"Bearer {token}"
         client = self._gateway.client(target.proxy)
-        request = client.build_request("POST", target.url, content=body, headers=headers)
-        answer = await client.send(request, stream=True)
-        names = {name.lower(): value for name, value in answer.headers.items()}
-        return Answer(answer.status_code, names, answer.aiter_raw(), answer.aclose)
+
+        async def post(more: Mapping[str, str]) -> Answer:
+            request = client.build_request(
+                "POST", target.url, content=body, headers={**headers, **more}
+            )
+            answer = await client.send(request, stream=True)
+            names = {name.lower(): value for name, value in answer.headers.items()}
+            return Answer(answer.status_code, names, answer.aiter_raw(), answer.aclose)
+
+        caching, settings = self._parts.caching, self._parts.settings.gateway
+        if caching is None or settings.cache != "explicit" or target.format != "openai":
+            return await post({})
+        wish = Wish(
+            target=target,
+            token=token,
+            request=self._sent[target.key],
+            conversation=session_of(self._asked.chat, self._caller.scope),
+            hosts=settings.cache_hosts,
+            facts=self._parts.models.find(target.model),
+        )
+        return await caching.send(wish, post)
 
     async def _body(self, target: Target) -> bytes:
         """The request as this target gets it; kept, to understand the answer by."""

@@ -224,6 +224,7 @@ class Host:
         finally:
             self._deleting.discard(group_id)
         self.events.forget(group_id)
+        self.models.forget(group_id)
         log.info("group.deleted", group=group_id)
 
     # -- life -----------------------------------------------------------------------------------

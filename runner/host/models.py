@@ -8,7 +8,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
+
 from runner.gateway.budgets import Spending, Window, start_of
+from runner.gateway.caching.explicit import ExplicitCaching
 from runner.gateway.reasoning_file import ReasoningFile
 from runner.gateway.rests import Rests
 from runner.gateway.routing import build_router
@@ -57,6 +60,12 @@ class Models:
         self._state = SqliteState(layout.gateway_state)
         self._rests = Rests(self._state)
         self._tokens = GatewayTokens(credentials)
+        self.caching = ExplicitCaching(
+            self._state,
+            lambda credential: self._tokens.token(credential, renew=False),
+            self._client,
+            lock=layout.caches_lock,
+        )
         self.gateway = Gateway(self._parts(settings))
 
     def reload(self, settings: Settings) -> None:
@@ -73,7 +82,15 @@ class Models:
             tokens=self._tokens,
             spending=self._spending,
             book=self.books.book,
+            caching=self.caching,
         )
+
+    def forget(self, group: str) -> None:
+        """A group is gone: what was cached at providers for its conversations alone, goes too."""
+        self.caching.forget(f"group:{group}")
+
+    def _client(self, proxy: str) -> httpx.AsyncClient:
+        return self.gateway.client(proxy)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -91,10 +108,13 @@ class Models:
             name="write books",
         )
         try:
+            parts = self.gateway.parts
+            await self.caching.open(parts.router.targets.all, parts.settings.gateway.cache_hosts)
             yield
         finally:
             writer.cancel()
             await asyncio.wait({writer})
+            await self.caching.close()
             await self.books.close()
             await self.gateway.aclose()
             await self._memory.close()

@@ -44,6 +44,11 @@ class Layout:
         return self.root / "gateway.db"
 
     @property
+    def caches_lock(self) -> Path:
+        """Held by all that may keep caches at a provider."""
+        return self.run / "caches.lock"
+
+    @property
     def run(self) -> Path:
         return self.root / "run"
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ class Shell:
     layout: Layout
     provider: DemoProvider
 
-    async def run(self, *arguments: str) -> tuple[int, str, str]:
+    async def run(self, *arguments: str, **variables: str) -> tuple[int, str, str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("NANOKIMI_", "KIMI_"))}
+        env |= variables
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "runner", "--data", str(self.layout.root), *arguments,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
@@ -69,8 +71,8 @@ class Shell:
         assert b"Traceback" not in err, err.decode()
         return process.returncode or 0, out.decode(), err.decode()
 
-    async def json(self, *arguments: str) -> tuple[int, Any]:
-        code, out, err = await self.run(*arguments, "--json")
+    async def json(self, *arguments: str, **variables: str) -> tuple[int, Any]:
+        code, out, err = await self.run(*arguments, "--json", **variables)
         assert out, err
         return code, json.loads(out)
 
@@ -209,3 +211,47 @@ async def test_nothing_is_asked_when_a_name_or_a_file_is_wrong(
         assert code == 2, err
         assert "hint:" in err
     assert shell.provider.chats() == []
+
+
+@asynccontextmanager
+async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
+    """Its URL, and the request lines that it got; it answers them itself."""
+    asked: list[str] = []
+    body = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"},
+                                    "finish_reason": "stop"}]})  # fmt: skip
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        asked.append(request.splitlines()[0])
+        writer.write(f"{head}\r\nconnection: close\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+
+
+async def test_calls_go_out_through_the_proxy_of_the_entry_or_of_the_environment(
+    shell: Shell,
+) -> None:
+    entry = """
+[[model_list]]
+model_name = "{0}"
+model = "some-model"
+api_base = "http://{0}.test/v1"
+api_key = "k"
+{1}
+"""
+    async with proxy() as (own, at_own), proxy() as (usual, at_usual):
+        with shell.layout.config.open("a") as config:
+            config.write(entry.format("one", f'proxy = "{own}"') + entry.format("other", ""))
+        _, told = await shell.json(
+            "providers", "test", HTTP_PROXY=usual, http_proxy=usual,
+            NO_PROXY="127.0.0.1", no_proxy="127.0.0.1",
+        )  # fmt: skip
+    states = {t["name"]: t["state"] for t in told["targets"]}
+    assert (states["one"], states["other"], states["kimi-code"]) == ("ok", "ok", "ok")
+    assert at_own == ["POST http://one.test/v1/chat/completions HTTP/1.1"]
+    assert at_usual == ["POST http://other.test/v1/chat/completions HTTP/1.1"]

@@ -1,7 +1,8 @@
 """Claude Code and Kimi Code CLI as they are on npm, through the gateway to the strict provider.
 
-Part of a run only with ``NANOKIMI_CLIENTS=1`` (``make clients`` sets it). The first run installs
-them; after that no network is needed.
+They are set up as ``docs/gateway.md`` tells users to. Part of a run only with
+``NANOKIMI_CLIENTS=1`` (``make clients`` sets it). The first run installs them; after that no
+network is needed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -29,10 +31,13 @@ from runner.gateway.routes import gateway_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-INSTALLER = Path(__file__).parents[2] / ".ci" / "clients"
+ROOT = Path(__file__).parents[2]
+INSTALLER = ROOT / ".ci" / "clients"
+MANUAL = ROOT / "docs" / "gateway.md"
 INSTALL_WAIT = 240.0
 CANNOT_INSTALL = 3
 DEADLINE = 60.0
+DEFAULT_URL = "http://127.0.0.1:8420"
 KEY = "gw-clients-key"
 # The first request of a session ends with notes that a client writes by itself. The model follows
 # the last thing it is told, so the work is asked for in the second turn.
@@ -115,14 +120,8 @@ async def trap(strays: list[str]) -> AsyncIterator[str]:
 async def test_claude_code_works_with_tools_and_keeps_its_thinking(
     desk: Desk, clients: Mapping[str, Path]
 ) -> None:
-    desk.env |= {
-        "ANTHROPIC_BASE_URL": desk.url,
-        "ANTHROPIC_AUTH_TOKEN": KEY,
-        "ANTHROPIC_MODEL": "kimi-code",
-        "ANTHROPIC_DEFAULT_HAIKU_MODEL": "kimi-code",
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "DISABLE_AUTOUPDATER": "1",
-    }
+    for name, value in re.findall(r"^export (\w+)=(\S.*)$", documented("Claude Code", desk), re.M):
+        desk.env[name] = KEY if name == "ANTHROPIC_AUTH_TOKEN" else value
     claude = [str(clients["claude"]), "--print", "--output-format", "json"]
     await output_of(desk, [*claude, GREETING])
     answer = json.loads(
@@ -139,20 +138,8 @@ async def test_claude_code_works_with_tools_and_keeps_its_thinking(
 async def test_kimi_code_cli_works_with_tools_and_keeps_its_thinking(
     desk: Desk, clients: Mapping[str, Path]
 ) -> None:
-    (desk.home / "config.toml").write_text(
-        f"""
-default_model = "kimi"
-[models.kimi]
-provider = "nanokimi"
-model = "kimi-code"
-max_context_size = 262144
-capabilities = ["thinking"]
-[providers.nanokimi]
-type = "openai"
-base_url = "{desk.url}/v1"
-api_key = "{KEY}"
-"""
-    )
+    config = documented("Kimi Code CLI", desk)
+    (desk.home / "config.toml").write_text(config.replace("…", KEY))
     desk.env |= {
         "KIMI_CODE_HOME": str(desk.home),
         "KIMI_DISABLE_TELEMETRY": "1",
@@ -183,6 +170,14 @@ api_key = "{KEY}"
     assert {r.path for r in desk.seen.all()} == {"/v1/chat/completions"}
     assert_all_went_well(desk)
     assert_a_tool_round_trip(desk.upstream()[printed:])
+
+
+def documented(heading: str, desk: Desk) -> str:
+    """The example that users find below a heading, for the gateway of this test."""
+    found = re.search(rf"^## {heading}\n.*?```\w+\n(.*?)```", MANUAL.read_text(), re.S | re.M)
+    assert found
+    assert DEFAULT_URL in found[1]
+    return found[1].replace(DEFAULT_URL, desk.url)
 
 
 class Editor(acp.Client):

@@ -219,7 +219,7 @@ def _read(path: Path) -> tuple[Prompt, ...]:
 async def _compare(
     context: Context, old: str, new: str, prompts: Iterable[Prompt], *, validate: bool
 ) -> Report:
-    """One call after the other, so that none waits for another."""
+    """One call after the other, so that none waits for another; who goes first takes turns."""
     settings = context.settings()
     async with _parts(context, settings) as parts:
         router = without_fallbacks(parts.router)
@@ -230,9 +230,11 @@ async def _compare(
         async with aclosing(Trial(alone)) as trial:
             for prompt in prompts:
                 note(f"asking {old} and {new}: {prompt.test}")
-                before = await _side(trial, old, prompt, validate=validate)
-                after = await _side(trial, new, prompt, validate=validate)
-                runs.append(Run(prompt, new=after, old=before, at=_now()))
+                sides: dict[str, Side] = {}
+                order = (old, new) if len(runs) % 2 == 0 else (new, old)
+                for model in order:
+                    sides[model] = await _side(trial, model, prompt, validate=validate)
+                runs.append(Run(prompt, new=sides[new], old=sides[old], at=_now()))
     return report_of(new, old, runs, settings.gateway.targets)
 
 

@@ -109,13 +109,15 @@ class Run:
         """Seconds, to two decimals; ``None`` when one of them did not answer."""
         if self.new.result.error or self.old.result.error:
             return None
-        return round(self.new.result.response_time - self.old.result.response_time, 2)
+        return (
+            round(self.new.result.response_time - self.old.result.response_time, 2) + 0.0
+        )  # no -0.0
 
     @property
     def cost_diff(self) -> float | None:
         """US dollars, to six decimals; ``None`` when one of the costs is not known."""
         new, old = self.new.result.cost, self.old.result.cost
-        return None if new is None or old is None else round(new - old, 6)
+        return None if new is None or old is None else round(new - old, 6) + 0.0
 
 
 def read_prompts(document: bytes) -> tuple[Prompt, ...]:

@@ -26,6 +26,7 @@ from runner.host.models import Models
 from runner.settings.layout import Layout
 from runner.settings.load import load_settings
 from runner.store import Store
+from runner.store.ledger import Ledger
 
 CONFIG = """
 default_model = "k2"
@@ -65,6 +66,7 @@ class Gate:
     provider: DemoProvider
     models: Models
     url: str
+    store: Store
     _client: httpx.AsyncClient = field(repr=False)
 
     async def ask(
@@ -119,7 +121,7 @@ async def gateway(layout: Layout, provider: DemoProvider) -> AsyncIterator[Gate]
             serving(app, "127.0.0.1", 0) as url,
             httpx.AsyncClient(timeout=30) as client,
         ):
-            yield Gate(provider, models, url, client)
+            yield Gate(provider, models, url, store, client)
     finally:
         await credentials.aclose()
         await store.close()
@@ -281,10 +283,17 @@ async def test_nothing_is_sent_unless_it_is_explicit(
 async def test_in_auto_the_prefix_is_stable_and_cached_tokens_are_booked(
     tmp_path: Path, provider: DemoProvider
 ) -> None:
+    more: dict[str, Any] = {"system": SYSTEM * 2, "prompt_cache_key": "s", "tools": TOOLS}
     async with gateway(configured(tmp_path, provider, "auto"), provider) as gate:
-        await gate.ask("!say one", prompt_cache_key="s", system=SYSTEM * 2)
-        answer = await gate.ask("!say two", prompt_cache_key="s", system=SYSTEM * 2)
-    assert answer.json()["usage"]["cached_tokens"] > 0
+        await gate.ask("!say one", **more)
+        answer = await gate.ask("!say two", **more)
+        cached = answer.json()["usage"]["cached_tokens"]
+        assert cached > 0
+        await gate.models.books.flush()
+        calls, _ = await Ledger(gate.store).booked_after(0, 0)
+    assert [call.tokens.cached for call in calls] == [0, cached]
+    first, second = (r.body for r in provider.chats())
+    assert first.partition(b"!say")[0] == second.partition(b"!say")[0]
 
 
 async def test_a_host_that_is_not_listed_is_never_probed(
@@ -376,18 +385,16 @@ async def test_an_error_that_is_not_about_the_cache_reaches_the_client_whole(gat
     assert used(gate.provider)[-1] == cache.id
 
 
-async def test_a_model_that_is_gone_does_not_cost_the_cache(gate: Gate) -> None:
-    await gate.ask()
-    (cache,) = gate.provider.caches.live()
-    gate.provider.faults.add(Fault(status=404, type="resource_not_found_error"), times=2)
-    assert (await gate.ask()).status_code == 404
-    assert gate.models.caching._records.find(_only_key(gate)) is not None
-    assert gate.provider.caches.live() == [cache]
-
-
-def _only_key(gate: Gate) -> str:
-    (key,) = gate.models.caching._records._state.records("caches")
-    return key
+async def test_a_model_that_is_gone_does_not_cost_the_cache(
+    tmp_path: Path, provider: DemoProvider
+) -> None:
+    async with gateway(configured(tmp_path, provider), provider) as gate:
+        await gate.ask()
+        (cache,) = provider.caches.live()
+        provider.faults.add(Fault(status=404, type="resource_not_found_error"), times=2)
+        assert (await gate.ask()).status_code == 404
+        assert provider.caches.live() == [cache]
+    assert provider.caches.live() == []  # its id was still known
 
 
 async def test_a_cache_that_answers_400_is_left_out_too(gate: Gate) -> None:
@@ -443,7 +450,7 @@ async def test_what_a_killed_gateway_left_is_deleted_at_the_next_start(
                 found = [word for word in line.replace('"', " ").replace("=", " ").split()
                          if word.startswith("http://127")]  # fmt: skip
                 url = found[0] if found else ""
-            gate = Gate(provider, None, url, client)  # type: ignore[arg-type]
+            gate = Gate(provider, None, url, None, client)  # type: ignore[arg-type]
             while not any(used(provider)):
                 assert (await gate.post()).status_code == 200
     finally:

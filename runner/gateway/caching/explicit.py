@@ -236,9 +236,7 @@ class ExplicitCaching:
     def _lost(self, use: _Use) -> None:
         log.debug("cache.lost", cache=use.id)
         self._records.drop(use.key, use.id)
-        if use.id in self._proven:
-            del self._proven[use.id]
-        else:  # it was never of any use: do not pay for another one at once
+        if use.id not in self._proven:  # never of any use: do not pay for another one at once
             self._rest(use.key, _NEVER_HIT_REST)
 
     def _leave(self, keys: list[str]) -> None:

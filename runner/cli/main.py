@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,9 @@ def _main(
     ] = False,
 ) -> None:
     del version
-    if log_level is LogLevel.WARNING and ctx.invoked_subcommand in ("serve", "gateway"):
+    if log_level is LogLevel.WARNING and os.environ.get("DEBUG", "").lower() in ("1", "true"):
+        log_level = LogLevel.DEBUG
+    elif log_level is LogLevel.WARNING and ctx.invoked_subcommand in ("serve", "gateway"):
         log_level = LogLevel.INFO
     start_logging(log_level, log_format)
     ctx.obj = Context(data.absolute(), debug=log_level is LogLevel.DEBUG)

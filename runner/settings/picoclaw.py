@@ -15,7 +15,7 @@ from typing import Any, cast
 import tomli_w
 
 from runner.errors import ConfigError
-from runner.settings.vendors import Vendor, current_id, format_of_base, split_model
+from runner.settings.vendors import Vendor, current_id, split_model
 
 MAX_BYTES = 1024 * 1024
 _HEAD = "# Made by `nanokimi import picoclaw`. docs/configuration.md explains every key.\n\n"
@@ -200,8 +200,6 @@ class _Conversion:
         entry = next((e for e in entries if e["model_name"] == default), entries[0])
         vendor, model = split_model(str(entry["model"]), str(entry.get("provider", "")))
         base = str(entry.get("api_base") or (vendor.base if vendor else ""))
-        if format_of_base(base) == "anthropic" or (vendor and vendor.format == "anthropic"):
-            self._note(f'"{default}" does not speak the OpenAI format: agents cannot use it yet')
         provider = self._provider(entry, vendor, base.rstrip("/"))
         name = vendor.name if vendor else "imported"
         current, _ = current_id(vendor, model, base)

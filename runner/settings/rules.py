@@ -137,7 +137,7 @@ def _models(settings: Settings) -> Iterator[Problem]:
 
 
 def _used_providers(settings: Settings) -> Iterator[Problem]:
-    """Only providers that an agent would call must have a credential and speak its format."""
+    """Only providers that an agent would call must have a credential."""
     asked = {settings.default_model, *(g.model for g in settings.groups.values() if g.model)}
     used = {settings.models[a].provider: a for a in sorted(asked) if a in settings.models}
     for name, alias in used.items():
@@ -150,13 +150,6 @@ def _used_providers(settings: Settings) -> Iterator[Problem]:
                 f'has neither oauth nor api_key, and the model "{alias}" needs it',
                 'add oauth = { storage = "file", key = "oauth/kimi-code" } and run '
                 '`nanokimi login`, or api_key = "env:MOONSHOT_API_KEY"',
-            )
-        if provider.type == "anthropic":
-            yield Problem(
-                ("providers", name, "type"),
-                f'is "anthropic", but the model "{alias}" is for agents, which speak the '
-                "OpenAI format",
-                'use a provider of type "kimi" or "openai" for it',
             )
 
 

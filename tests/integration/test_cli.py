@@ -341,3 +341,10 @@ async def test_logs_show_what_the_agent_said_on_stderr(shell: Shell) -> None:
     code, out, _ = await shell.run("logs", "birds")
     assert code == 0
     assert out.endswith("a line of the agent\n")
+
+
+async def test_debug_in_the_environment_is_the_debug_level(shell: Shell) -> None:
+    shell.env["DEBUG"] = "true"
+    _, out, err = await shell.run("chat", "-m", "!say hi")
+    assert out == "hi\n"
+    assert "sandbox.ready" in err

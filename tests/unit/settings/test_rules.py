@@ -125,15 +125,6 @@ def test_a_provider_is_in_use_when_one_group_asks_for_it(data: Data) -> None:
     assert 'providers.moonshot has neither oauth nor api_key, and the model "m"' in error.message
 
 
-def test_the_anthropic_format_is_not_for_agents(data: Data) -> None:
-    error = data.refused(
-        top=KEY_TOP,
-        models=KEY_MODELS,
-        providers=KEY_PROVIDERS.replace('"kimi"', '"anthropic"').replace("/v1", "/anthropic"),
-    )
-    assert 'providers.moonshot.type is "anthropic"' in error.message
-
-
 def test_an_api_key_of_the_open_platform_works(data: Data) -> None:
     s = data.load(top=KEY_TOP, models=KEY_MODELS, providers=KEY_PROVIDERS)
     assert s.providers["moonshot"].api_key.reveal() == "sk-1"

@@ -91,3 +91,9 @@ def test_every_key_is_in_the_documentation() -> None:
 
 def test_the_template_names_no_line_longer_than_a_terminal() -> None:
     assert max(map(len, render_template().splitlines())) <= 100
+
+
+def test_the_template_says_where_keys_come_from() -> None:
+    text = render_template()
+    assert "https://platform.kimi.com/" in text
+    assert "https://platform.moonshot.cn/" in text

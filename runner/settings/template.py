@@ -33,8 +33,8 @@ model = "kimi-for-coding"       # the provider's id: kimi-for-coding, k3, k3-256
 max_context_size = 200000       # tokens
 capabilities = ["thinking"]     # image_in, video_in, thinking, always_thinking
 
-# Keys for Kimi Code come from https://platform.kimi.com/ (its manual: https://platform.kimi.com/docs);
-# instead of a login, give the provider above api_key = "env:KIMI_API_KEY" and no oauth.
+# Keys for Kimi Code come from https://platform.kimi.com/ (manual: https://platform.kimi.com/docs).
+# Instead of a login, give the provider below api_key = "env:KIMI_API_KEY" and no oauth.
 #
 # An API key of the open platform instead (https://platform.moonshot.cn/): switch this on and set
 # default_model = "kimi-key".

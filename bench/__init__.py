@@ -2,5 +2,7 @@
 
 ``rig`` starts the parts, each in a process of its own; ``http`` is the lean client; ``finding`` is
 what a measure gives back, ``report`` how it is shown. One file per measure: ``cold_turn``,
-``warm_turn``, ``memory``, ``agent_start``, ``accepts``, ``relay``. See ``docs/benchmarks.md``.
+``warm_turn``, ``memory``, ``agent_start``, ``accepts``, ``relay``, ``gateway``. For the last,
+``proxies`` starts what is compared, ``upstream`` is the model behind it, ``load`` its callers. See
+``docs/benchmarks.md``.
 """

@@ -13,8 +13,9 @@ from typing import Protocol
 
 from rich.console import Console
 
-from bench import accepts, agent_start, cold_turn, memory, relay, warm_turn
+from bench import accepts, agent_start, cold_turn, gateway, memory, relay, warm_turn
 from bench.finding import Finding, Skipped
+from bench.proxies import install_litellm
 from bench.report import Outcome, as_json, as_table
 
 
@@ -31,6 +32,7 @@ MEASURES: dict[str, Measure] = {
     "agent_start": agent_start.measure,
     "accepts": accepts.measure,
     "relay": relay.measure,
+    "gateway": gateway.measure,
 }
 
 
@@ -46,6 +48,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # so that what we started ends too
         signal.signal(number, lambda got, _frame: sys.exit(128 + got))
     notes = Console(stderr=True, highlight=False)
+    if "gateway" in (given.only or ()):  # it is large: nobody gets it without asking
+        install_litellm(notes.print)
     outcomes: dict[str, Outcome] = {}
     for name in given.only or MEASURES:
         with notes.status(f"measuring {name}"):

@@ -69,7 +69,7 @@ def anonymous_of_agent(command: list[str], home: Path) -> int:
         process.stdin.flush()
         if not process.stdout.readline():
             raise Failed(f"{command[0]} ended before it said hello")
-        return sum(_anonymous(pid) for pid in _tree(process.pid))
+        return sum(_anonymous(pid) for pid in tree(process.pid))
     finally:
         process.kill()
         process.communicate()
@@ -114,7 +114,8 @@ def _stat(at: Path) -> dict[str, int]:
     return {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
 
 
-def _tree(root: int) -> list[int]:
+def tree(root: int) -> list[int]:
+    """A process and all that came of it."""
     found = [root]
     for pid in found:
         for children in Path(f"/proc/{pid}/task").glob("*/children"):

@@ -132,7 +132,7 @@ def provider() -> Iterator[Provider]:
         finally:
             made.close()
     finally:
-        _end(process)
+        end(process)
 
 
 @contextlib.contextmanager
@@ -157,7 +157,7 @@ def host(model: Provider, backend: str, *, trigger: str = "") -> Iterator[Host]:
         with said.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "runner", "--data", str(layout.root), "serve"],
-                env=_plain_environment(),
+                env=plain_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -171,7 +171,7 @@ def host(model: Provider, backend: str, *, trigger: str = "") -> Iterator[Host]:
             finally:
                 api.close()
         finally:
-            _end(process)
+            end(process)
 
 
 def docker(*arguments: str) -> str:
@@ -204,7 +204,7 @@ def engine() -> str:
     return version
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """Ours without the overrides of a nanokimi that somebody set up here."""
     return {k: v for k, v in os.environ.items() if not k.startswith("NANOKIMI_")}
 
@@ -219,7 +219,8 @@ def _url_of(process: subprocess.Popen[bytes], layout: Layout, said: Path) -> str
     raise Failed(f"the host did not start: {said.read_text(errors='replace')[-1000:]}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process that we started to end, and see to it that it does."""
     process.terminate()
     try:
         process.wait(END_DEADLINE)

@@ -182,6 +182,7 @@ class Storm:
                     break
                 if answer.status_code != 202:
                     await asyncio.sleep(0.1)
+        assert answer.json()["status"] == "done", f"{group} {number}: {answer.text}"
         self.answered[group] += 1
 
     async def progress(self, turns: int = 1) -> None:

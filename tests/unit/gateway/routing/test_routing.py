@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner import USER_AGENT
 from runner.errors import ConfigError
 from runner.gateway.failure import GatewayFailure
 from runner.gateway.routing import Plan, Router, balanced, build_router, in_rollout
 from runner.gateway.targets import Target
-from runner.gateway.upstream import USER_AGENT
 
 from .conftest import Route, entry, settings_of
 

@@ -1,6 +1,7 @@
 """``GET /metrics``: how the host stands, in the text format of Prometheus.
 
-Everything is looked up when it is asked for; only the ends of turns are counted as they happen.
+Everything is looked up when it is asked for; only the ends of turns and the calls to models are
+counted as they happen.
 No label holds a group's id: there is no bound to how many groups there are.
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -18,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from runner.api.call_metrics import CallMetrics
 from runner.errors import NanokimiError
 from runner.host.app import Host
 from runner.host.events import TURN_FINISHED, ends_turn
@@ -55,12 +57,15 @@ class Metrics:
         self._host = host
         self._ended: Counter[str] = Counter()
         host.events.observe(self._count)
+        self._calls = CallMetrics(lambda: host.models.gateway.parts.router)
+        host.models.observe(self._calls.count)
 
     async def endpoint(self) -> Response:
-        """Logins, turns, sandboxes and queues, for Prometheus."""
+        """Logins, turns, sandboxes, queues and calls to models, for Prometheus."""
         registry = CollectorRegistry()
         registry.register(_Snapshot(await self._look(), self._ended))
-        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        text = generate_latest(registry) + self._calls.text()
+        return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
     def _count(self, event: Event) -> None:
         if not ends_turn(event):

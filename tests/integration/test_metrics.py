@@ -63,6 +63,17 @@ async def test_a_lost_login_is_told_and_so_is_its_return(tmp_path: Path) -> None
         assert seen["nanokimi_groups_held", ()] == 0
 
 
+async def test_the_calls_of_groups_are_counted_by_their_model(tmp_path: Path) -> None:
+    async with rig(tmp_path) as r:
+        model = ("kimi-for-coding", "demo")
+        assert not any(name.startswith("nanokimi_model_calls") for name, _ in await scrape(r))
+        await r.ask("birds", "!say one")
+        seen = await scrape(r)
+        assert seen["nanokimi_model_calls_total", ("kimi-for-coding", "ok", "demo")] == 1
+        assert seen["nanokimi_model_first_byte_seconds_count", model] == 1
+        assert seen["nanokimi_model_tokens_total", ("output", "kimi-for-coding", "demo")] > 0
+
+
 async def test_no_group_is_named(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         await r.ask("a-secret-group", "!say hi")

@@ -50,8 +50,14 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
     Raises:
         PermanentError: the address cannot be listened on.
     """
-    listener = _listen(host, port)
-    taken = listener.getsockname()[1]
+    with contextlib.closing(listen(host, port)) as listener:
+        async with serving_on(app, listener) as url:
+            yield url
+
+
+@asynccontextmanager
+async def serving_on(app: ASGIApp, listener: socket.socket) -> AsyncIterator[str]:
+    """Serve what arrives at a listening socket, which other processes may share; gives the URL."""
     server = _Server(
         uvicorn.Config(
             app,
@@ -65,12 +71,10 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
     task = asyncio.create_task(server.serve(sockets=[listener]), name="http server")
     try:
         await server.up.wait()
-        shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{taken}"
+        yield url_of(listener)
     finally:
         server.should_exit = True
         await task
-        listener.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,18 @@ def by_path(models: ASGIApp, api: ASGIApp) -> ASGIApp:
     return app
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def url_of(listener: socket.socket) -> str:
+    """Where a listening socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        PermanentError: the address cannot be listened on.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Event loops switch Nagle's delay off only where the protocol is named: 40 ms for each answer.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
 from typing import Annotated
 
 import structlog
 import typer
 
-from runner.api.server import serving
+from runner.api.call_metrics import DIRECTORY, CallMetrics, share_counts
+from runner.api.server import listen as listen_at
+from runner.api.server import serving_on, url_of
 from runner.cli.context import Context, context_of, run
+from runner.cli.workers import MAX_WORKERS, Workers, say_ready
 from runner.errors import ConfigError
 from runner.gateway.routes import gateway_app
 from runner.host.credentials import Credentials
 from runner.host.models import Models
 from runner.settings.problem import Wrong
+from runner.settings.schema import Settings
 from runner.settings.texts import address
 from runner.store import Store
 
@@ -28,42 +37,105 @@ def gateway(
     listen: Annotated[
         str | None, typer.Option(help="HOST:PORT; [server] listen without it.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=MAX_WORKERS, help="Processes that share the work.")
+    ] = 1,
+    worker: Annotated[int | None, typer.Option(hidden=True)] = None,
+    listener: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve /v1/chat/completions and /v1/messages for any client. SIGTERM or Ctrl-C ends it."""
     context = context_of(ctx)
-    run(lambda: _gateway(context, listen))
+    if worker is not None and listener is not None:
+        number, opened = worker, socket.socket(fileno=listener)
+        share_counts(number)
+        structlog.contextvars.bind_contextvars(worker=number)
+        run(lambda: _serve(context, _settings(context), opened, shared=True))
+    else:
+        run(lambda: _gateway(context, listen, workers, _global_options(ctx)))
 
 
-async def _gateway(context: Context, listen: str | None) -> None:
+async def _gateway(
+    context: Context, listen: str | None, workers: int, options: tuple[str, ...]
+) -> None:
+    settings = _settings(context)
+    host, port = _address(listen) if listen else settings.server.address
+    with contextlib.closing(listen_at(host, port)) as listener:
+        if workers == 1:
+            await _serve(context, settings, listener, shared=False)
+        else:
+            await _supervise(listener, workers, options)
+
+
+async def _serve(
+    context: Context, settings: Settings, listener: socket.socket, *, shared: bool
+) -> None:
+    """Serve until a signal; ``shared``: as one of several workers."""
+    stop = _stop_at_signals(lambda: os._exit(1))
+    credentials = Credentials(context.layout.credentials)
+    store = await Store.open(context.layout.database)
+    try:
+        models = Models(context.layout, settings, store, credentials)
+        calls = CallMetrics(lambda: models.gateway.parts.router)
+        models.observe(calls.count)
+        app = gateway_app(lambda: models.gateway, lambda: settings.gateway.keys)
+        app.add_route("/metrics", calls.endpoint)
+        async with models.running(follow=shared), serving_on(app, listener) as url:
+            if shared:
+                say_ready(orphaned=stop.set)
+            else:
+                log.info("gateway.serving", url=url)
+            await stop.wait()
+        log.info("gateway.stopped")
+    finally:
+        await credentials.aclose()
+        await store.close()
+
+
+async def _supervise(listener: socket.socket, count: int, options: tuple[str, ...]) -> None:
+    def command(number: int) -> tuple[str, ...]:
+        hidden = ("--worker", str(number), "--listener", str(listener.fileno()))
+        return (sys.executable, "-m", "runner", *options, "gateway", *hidden)
+
+    with tempfile.TemporaryDirectory(prefix="nanokimi-metrics-") as directory:
+        environ = {**os.environ, DIRECTORY: directory}
+        workers = Workers(command, count, listener=listener.fileno(), environ=environ)
+        stop = _stop_at_signals(workers.kill)
+        url = url_of(listener)
+        await workers.run(stop, lambda: log.info("gateway.serving", url=url, workers=count))
+    log.info("gateway.stopped")
+
+
+def _stop_at_signals(at_once: Callable[[], None]) -> asyncio.Event:
+    """Set at SIGTERM and Ctrl-C; a second one is ``at_once``."""
+    stop = asyncio.Event()
+
+    def told() -> None:
+        if stop.is_set():
+            at_once()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+    return stop
+
+
+def _settings(context: Context) -> Settings:
     settings = context.settings()
     if not settings.gateway.keys:
         raise ConfigError(
             "[gateway] keys is empty: nobody could call",
             hint='set keys = ["file:gateway-key"] or another secret in config.toml',
         )
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    return settings
 
-    def told() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
-    host, port = _address(listen) if listen else settings.server.address
-    credentials = Credentials(context.layout.credentials)
-    store = await Store.open(context.layout.database)
-    try:
-        models = Models(context.layout, settings, store, credentials)
-        app = gateway_app(lambda: models.gateway, lambda: settings.gateway.keys)
-        async with models.running(), serving(app, host, port) as url:
-            log.info("gateway.serving", url=url)
-            await stop.wait()
-        log.info("gateway.stopped")
-    finally:
-        await credentials.aclose()
-        await store.close()
+def _global_options(ctx: typer.Context) -> tuple[str, ...]:
+    """What stood before the command, for a process that shall run with the same."""
+    given = ctx.find_root().params
+    data = str(context_of(ctx).data)
+    level, form = str(given["log_level"]), str(given["log_format"])
+    return ("--data", data, "--log-level", level, "--log-format", form)
 
 
 def _address(listen: str) -> tuple[str, int]:

@@ -197,8 +197,8 @@ async def test_sigterm_lets_a_turn_end_and_leaves_no_sandbox(shell: Shell) -> No
     assert out.endswith(b"three\n")
     assert process.returncode == 0, err.decode()
     assert b"Traceback" not in err
-    folder = folder_of("birds")
-    left = subprocess.run(["pgrep", "-f", folder], capture_output=True, text=True, check=False)
+    mine = ["pgrep", "-f", str(shell.layout.run)]
+    left = subprocess.run(mine, capture_output=True, text=True, check=False)
     assert left.stdout == ""
 
 

@@ -12,6 +12,7 @@ the same message is taken, else the newest.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from runner.gateway.formats import Json
 from runner.gateway.tool_ids import short_id
 
 _EXACT = 2**53  # beyond this, integers and floats no longer agree
+_ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,9 @@ def key_of(call: Json, before: object) -> CallKey:
     if not isinstance(function, dict):
         function = {}
     parts = (_text(call.get("id")), _text(function.get("name")), _text(function.get("arguments")))
-    return CallKey(
-        _digest((short_id(parts[0]), parts[1], _canonical(parts[2]))), _digest(_words(before))
-    )
+    # Some clients write the ids of calls anew: bash:0 comes back as bash_0.
+    id_ = _ODD.sub("_", short_id(parts[0]))
+    return CallKey(_digest((id_, parts[1], _canonical(parts[2]))), _digest(_words(before)))
 
 
 def scoped(scope: str, call: str) -> str:

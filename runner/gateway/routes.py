@@ -182,7 +182,9 @@ async def read_body(request: Request) -> bytes:
 def failed(api: Api, failure: GatewayFailure) -> Response:
     """A failure in the shape of the API that was called."""
     body = exchange.error_body(api, failure)
-    return Response(body, failure.status, media_type="application/json")
+    # What the SDKs of both APIs look at: our own refusals do not change by asking again.
+    headers = {"x-should-retry": "false"}
+    return Response(body, failure.status, headers, media_type="application/json")
 
 
 def _json(value: object) -> Response:

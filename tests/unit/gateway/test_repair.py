@@ -9,6 +9,7 @@ import pytest
 from runner.demo.catalog import KIMI_CODE
 from runner.demo.rules import check_request
 from runner.gateway.collector import MAX_REASONING, Collector
+from runner.gateway.formats import Json
 from runner.gateway.reasoning import CallKey, key_of
 from runner.gateway.repair import PLACEHOLDER, RepairReport, missing, repair
 from runner.settings.models import ModelFacts, shipped
@@ -198,3 +199,12 @@ def test_odd_chunks_are_skipped(odd: dict[str, Any]) -> None:
     assert gathered({"messages": None}, odd) == {}
     expected = gathered(request(), answer())
     assert expected.items() <= gathered(request(), answer(), odd).items()
+
+
+def test_a_call_whose_id_a_client_has_rewritten_is_the_same_call() -> None:
+    def call(id_: str) -> Json:
+        return {"id": id_, "function": {"name": "bash", "arguments": '{"a": 1}'}}
+
+    before = {"role": "user", "content": "x"}
+    assert key_of(call("bash:0"), before) == key_of(call("bash_0"), before)
+    assert key_of(call("bash:0"), before) != key_of(call("bash:1"), before)

@@ -57,7 +57,7 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def serving_on(app: ASGIApp, listener: socket.socket) -> AsyncIterator[str]:
-    """Serve what arrives at a listening socket, which other processes may share; gives the URL."""
+    """Serve what arrives at a listening socket inside the block; gives the URL."""
     server = _Server(
         uvicorn.Config(
             app,
@@ -131,29 +131,51 @@ def by_path(models: ASGIApp, api: ASGIApp) -> ASGIApp:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where a listening socket is reached."""
+    """Where a socket is reached, or will be when it listens."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening socket; port 0 takes a free one.
+
+    ``shared``: at an address that :func:`reserve` holds, beside other processes; the kernel spreads
+    new connections evenly over those that listen.
 
     Raises:
         PermanentError: the address cannot be listened on.
     """
+    listener = _bound(host, port, shared=shared)
+    listener.listen(512)
+    return listener
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A socket that does not listen, and holds an address for processes that will.
+
+    Raises:
+        PermanentError: the address cannot be listened on.
+    """
+    # Sharing would also be granted beside a stranger of the same user: ask for it alone first.
+    with contextlib.closing(listen(host, port)) as alone:
+        taken = alone.getsockname()[1]
+    return _bound(host, taken, shared=True)
+
+
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Event loops switch Nagle's delay off only where the protocol is named: 40 ms for each answer.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(512)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
     except OSError as e:
-        listener.close()
+        bound.close()
         raise PermanentError(
             f"cannot listen on {host}:{port}: {e.strerror}",
             hint="choose another [server] listen, or end what listens there",
             code="cannot_listen",
         ) from None
-    return listener
+    return bound

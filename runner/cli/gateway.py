@@ -17,7 +17,7 @@ import typer
 
 from runner.api.call_metrics import DIRECTORY, CallMetrics, share_counts
 from runner.api.server import listen as listen_at
-from runner.api.server import serving_on, url_of
+from runner.api.server import reserve, serving_on, url_of
 from runner.cli.context import Context, context_of, run
 from runner.cli.workers import MAX_WORKERS, Workers, say_ready
 from runner.errors import ConfigError
@@ -41,35 +41,31 @@ def gateway(
         int, typer.Option(min=1, max=MAX_WORKERS, help="Processes that share the work.")
     ] = 1,
     worker: Annotated[int | None, typer.Option(hidden=True)] = None,
-    listener: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve /v1/chat/completions and /v1/messages for any client. SIGTERM or Ctrl-C ends it."""
     context = context_of(ctx)
-    if worker is not None and listener is not None:
-        number, opened = worker, socket.socket(fileno=listener)
-        share_counts(number)
-        structlog.contextvars.bind_contextvars(worker=number)
-        run(lambda: _serve(context, _settings(context), opened, shared=True))
-    else:
+    if worker is None:
         run(lambda: _gateway(context, listen, workers, _global_options(ctx)))
+    else:
+        share_counts(worker)
+        structlog.contextvars.bind_contextvars(worker=worker)
+        run(lambda: _serve(context, _settings(context), listen, shared=True))
 
 
 async def _gateway(
     context: Context, listen: str | None, workers: int, options: tuple[str, ...]
 ) -> None:
     settings = _settings(context)
-    host, port = _address(listen) if listen else settings.server.address
-    with contextlib.closing(listen_at(host, port)) as listener:
-        if workers == 1:
-            await _serve(context, settings, listener, shared=False)
-        else:
-            await _supervise(listener, workers, options)
+    if workers == 1:
+        await _serve(context, settings, listen, shared=False)
+        return
+    with contextlib.closing(reserve(*_address(listen, settings))) as held:
+        await _supervise(held, workers, options)
 
 
-async def _serve(
-    context: Context, settings: Settings, listener: socket.socket, *, shared: bool
-) -> None:
+async def _serve(context: Context, settings: Settings, listen: str | None, *, shared: bool) -> None:
     """Serve until a signal; ``shared``: as one of several workers."""
+    host, port = _address(listen, settings)
     stop = _stop_at_signals(lambda: os._exit(1))
     credentials = Credentials(context.layout.credentials)
     store = await Store.open(context.layout.database)
@@ -79,28 +75,32 @@ async def _serve(
         models.observe(calls.count)
         app = gateway_app(lambda: models.gateway, lambda: settings.gateway.keys)
         app.add_route("/metrics", calls.endpoint)
-        async with models.running(follow=shared), serving_on(app, listener) as url:
-            if shared:
-                say_ready(orphaned=stop.set)
-            else:
-                log.info("gateway.serving", url=url)
-            await stop.wait()
+        async with models.running(follow=shared):
+            with contextlib.closing(listen_at(host, port, shared=shared)) as listener:
+                async with serving_on(app, listener) as url:
+                    if shared:
+                        say_ready(orphaned=stop.set)
+                    else:
+                        log.info("gateway.serving", url=url)
+                    await stop.wait()
         log.info("gateway.stopped")
     finally:
         await credentials.aclose()
         await store.close()
 
 
-async def _supervise(listener: socket.socket, count: int, options: tuple[str, ...]) -> None:
+async def _supervise(held: socket.socket, count: int, options: tuple[str, ...]) -> None:
+    url = url_of(held)
+
     def command(number: int) -> tuple[str, ...]:
-        hidden = ("--worker", str(number), "--listener", str(listener.fileno()))
-        return (sys.executable, "-m", "runner", *options, "gateway", *hidden)
+        place = url.removeprefix("http://")
+        more = ("gateway", "--listen", place, "--worker", str(number))
+        return (sys.executable, "-m", "runner", *options, *more)
 
     with tempfile.TemporaryDirectory(prefix="nanokimi-metrics-") as directory:
         environ = {**os.environ, DIRECTORY: directory}
-        workers = Workers(command, count, listener=listener.fileno(), environ=environ)
+        workers = Workers(command, count, environ)
         stop = _stop_at_signals(workers.kill)
-        url = url_of(listener)
         await workers.run(stop, lambda: log.info("gateway.serving", url=url, workers=count))
     log.info("gateway.stopped")
 
@@ -138,7 +138,9 @@ def _global_options(ctx: typer.Context) -> tuple[str, ...]:
     return ("--data", data, "--log-level", level, "--log-format", form)
 
 
-def _address(listen: str) -> tuple[str, int]:
+def _address(listen: str | None, settings: Settings) -> tuple[str, int]:
+    if listen is None:
+        return settings.server.address
     try:
         return address(listen)
     except Wrong as e:

@@ -1,8 +1,9 @@
-"""Several processes that serve one listening socket, and who keeps them alive.
+"""Several processes that listen at one address, and who keeps them alive.
 
-The parent opens the socket and accepts nothing; whichever worker is free takes the next connection,
-so a worker that dies loses what it had accepted and nothing else. A worker ends when it is told to,
-or when its standard input ends: that is the parent's death, however it came.
+The parent holds the address and does not listen itself; the kernel spreads connections over the
+workers that do. A worker that dies takes along what had reached it and nothing else, and new
+connections go to the others. A worker ends when it is told to, or when its standard input ends:
+that is the parent's death, however it came.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ class Workers:
 
     Args:
         command: the command line of a worker, by its number from 0.
-        listener: descriptor of the listening socket, which they inherit under the same number.
         environ: their environment.
     """
 
@@ -48,13 +48,10 @@ class Workers:
         self,
         command: Callable[[int], Sequence[str]],
         count: int,
-        *,
-        listener: int,
         environ: Mapping[str, str],
     ) -> None:
         self._command = command
         self._count = count
-        self._listener = listener
         self._environ = environ
         self._processes: dict[int, Process] = {}
 
@@ -117,7 +114,6 @@ class Workers:
                 *self._command(number),
                 stdin=PIPE,
                 stdout=PIPE,
-                pass_fds=(self._listener,),
                 env=self._environ,
                 start_new_session=True,  # Ctrl-C is for the parent, which tells them
             )

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from runner.api.call_metrics import DIRECTORY
 from runner.settings.layout import Layout
 
 DEADLINE = 60.0
@@ -29,12 +30,29 @@ def alive(pid: int) -> bool:
         return False
 
 
+def holds(pid: int, client: int, server: int | None) -> bool:
+    """Whether this process has the connection between two ports of this machine."""
+    for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, *rest = row.split()
+        if (int(local[9:], 16), int(remote[9:], 16)) == (server, client):
+            wanted = f"socket:[{rest[6]}]"
+            return any(_target(fd) == wanted for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:
+        return ""
+
+
 class Line:
     """A client with one connection, and so with one worker."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
-        self._port: int | None = None
+        self.port = 0
 
     async def get(self, path: str) -> httpx.Response:
         return self._same(await self.client.get(path))
@@ -49,8 +67,8 @@ class Line:
 
     def _same(self, answer: httpx.Response) -> httpx.Response:
         port = answer.extensions["network_stream"].get_extra_info("client_addr")[1]
-        assert self._port in (None, port), "the connection was not kept"
-        self._port = port
+        assert self.port in (0, port), "the connection was not kept"
+        self.port = port
         return answer
 
 
@@ -74,6 +92,12 @@ class Fleet:
         found = {int(e["worker"]): int(e["pid"]) for e in started}
         return dict(sorted(found.items()))
 
+    @property
+    def counts(self) -> Path:
+        """Where the workers count together."""
+        environ = Path(f"/proc/{self.pids[0]}/environ").read_text().split("\0")
+        return Path(dict(line.split("=", 1) for line in environ if line)[DIRECTORY])
+
     async def replaced(self, worker: int, pid: int) -> None:
         """Wait until another process has taken the place of this one."""
         async with asyncio.timeout(DEADLINE):
@@ -92,23 +116,20 @@ class Fleet:
 
     @asynccontextmanager
     async def line(self, worker: int, key: str) -> AsyncIterator[Line]:
-        """A connection that this worker has taken: the others are held while it is made."""
-        held = [pid for number, pid in self.pids.items() if number != worker]
-        async with httpx.AsyncClient(
-            base_url=self.url,
-            headers={"authorization": f"Bearer {key}"},
-            limits=httpx.Limits(max_connections=1),
-            timeout=DEADLINE,
-            trust_env=False,
-        ) as client:
-            line = Line(client)
-            for pid in held:
-                os.kill(pid, signal.SIGSTOP)
-            try:
+        """A connection that this worker has got; the kernel chooses, so it takes some tries."""
+        async with asyncio.timeout(DEADLINE), contextlib.AsyncExitStack() as stack:
+            while True:
+                client = httpx.AsyncClient(
+                    base_url=self.url,
+                    headers={"authorization": f"Bearer {key}"},
+                    limits=httpx.Limits(max_connections=1),
+                    timeout=DEADLINE,
+                    trust_env=False,
+                )
+                line = Line(await stack.enter_async_context(client))
                 assert (await line.get("/health")).status_code == 200
-            finally:
-                for pid in held:
-                    os.kill(pid, signal.SIGCONT)
+                if holds(self.pids[worker], line.port, httpx.URL(self.url).port):
+                    break
             yield line
 
     async def ended(self) -> int:
@@ -121,14 +142,14 @@ class Fleet:
                 await asyncio.sleep(0.02)
 
 
-async def launch(layout: Layout, workers: int) -> Fleet:
+async def launch(layout: Layout, workers: int, listen: str = "127.0.0.1:0") -> Fleet:
     """Start one; it need not come up."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("NANOKIMI_", "KIMI_"))}
     path = layout.root.parent / "gateway.log"
     with path.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "runner", "--data", str(layout.root), "--log-format", "json",
-            "gateway", "--listen", "127.0.0.1:0", "--workers", str(workers),
+            "gateway", "--listen", listen, "--workers", str(workers),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
         )  # fmt: skip
     return Fleet(process, path)
@@ -142,7 +163,11 @@ async def fleet(layout: Layout, workers: int = 3) -> AsyncIterator[Fleet]:
         made.url = (await made.until("gateway.serving"))["url"]
         yield made
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            made.process.terminate()
-        await made.ended()
-        await made.all_gone(list(made.pids.values()))
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                made.process.terminate()
+            await made.ended()
+            await made.all_gone(list(made.pids.values()))
+        finally:
+            for pid in filter(alive, made.pids.values()):
+                os.kill(pid, signal.SIGKILL)

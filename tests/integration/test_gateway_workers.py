@@ -155,13 +155,16 @@ async def test_a_budget_is_one_for_all_workers_and_each_call_is_in_it_once(f: Fl
 
 
 async def test_a_budget_that_one_worker_used_up_is_soon_used_up_for_the_others(f: Fleet) -> None:
+    ask = [{"role": "user", "content": "hi"}]
     async with AsyncExitStack() as stack:
         one, two, three = await lines_of(f, stack, BUDGETED[1])
         assert (await one.say("!say hi")).status_code == 200
         assert (await one.say("!say hi")).status_code == 429
         for other in (two, three):
             async with asyncio.timeout(DEADLINE):
-                while (await other.say("!say hi")).status_code != 429:
+                # The budget comes before the name, so this spends nothing of its own.
+                while (answer := await other.chat(ask, model="none")).status_code != 429:
+                    assert answer.status_code == 404
                     await asyncio.sleep(0.1)
 
 
@@ -220,6 +223,16 @@ async def test_workers_do_not_outlive_a_killed_parent(layout: Layout) -> None:
         await f.all_gone(pids)
 
 
+async def test_an_address_that_others_listen_at_is_not_shared_with_them(
+    f: Fleet, layout: Layout
+) -> None:
+    taken = f.url.removeprefix("http://")
+    for workers in (1, 2):
+        other = await launch(layout, workers, listen=taken)
+        assert await other.ended() == 1
+        assert f"error: cannot listen on {taken}" in other.log.read_text()
+
+
 async def test_what_keeps_a_worker_from_starting_ends_the_command_and_is_said(
     layout: Layout,
 ) -> None:
@@ -259,3 +272,7 @@ async def test_each_worker_tells_the_metrics_of_all_and_a_restart_takes_none_bac
         await again.say("!say hi")
         last = await stack.enter_async_context(f.line(0, KEY))
         assert (await samples(last))[ok] == before[ok] + 4
+    # And restarts do not leave more and more files to be read.
+    assert sorted(path.name for path in f.counts.glob("counter_*")) == [
+        f"counter_{worker}.db" for worker in f.pids
+    ]

@@ -41,7 +41,7 @@ class Amount:
     soak: int
 
 
-FULL = Amount(calls=400, streams=150, rounds=3, seconds=3.0, soak=20_000)
+FULL = Amount(calls=400, streams=150, rounds=2, seconds=3.0, soak=20_000)
 QUICK = Amount(calls=60, streams=20, rounds=1, seconds=1.0, soak=1_000)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import structlog
@@ -20,7 +21,7 @@ from runner.api.server import listen as listen_at
 from runner.api.server import reserve, serving_on, url_of
 from runner.cli.context import Context, context_of, run
 from runner.cli.workers import MAX_WORKERS, Workers, say_ready
-from runner.errors import ConfigError
+from runner.errors import ConfigError, PermanentError
 from runner.gateway.routes import gateway_app
 from runner.host.credentials import Credentials
 from runner.host.models import Models
@@ -60,7 +61,7 @@ async def _gateway(
         await _serve(context, settings, listen, shared=False)
         return
     with contextlib.closing(reserve(*_address(listen, settings))) as held:
-        await _supervise(held, workers, options)
+        await _supervise(context, held, workers, options)
 
 
 async def _serve(context: Context, settings: Settings, listen: str | None, *, shared: bool) -> None:
@@ -89,20 +90,42 @@ async def _serve(context: Context, settings: Settings, listen: str | None, *, sh
         await store.close()
 
 
-async def _supervise(held: socket.socket, count: int, options: tuple[str, ...]) -> None:
+async def _supervise(
+    context: Context, held: socket.socket, count: int, options: tuple[str, ...]
+) -> None:
     url = url_of(held)
+    place = url.removeprefix("http://")
 
     def command(number: int) -> tuple[str, ...]:
-        place = url.removeprefix("http://")
         more = ("gateway", "--listen", place, "--worker", str(number))
         return (sys.executable, "-m", "runner", *options, *more)
 
-    with tempfile.TemporaryDirectory(prefix="nanokimi-metrics-") as directory:
-        environ = {**os.environ, DIRECTORY: directory}
-        workers = Workers(command, count, environ)
+    with _counts(context.layout.run / f"metrics-{place}") as directory:
+        workers = Workers(command, count, {**os.environ, DIRECTORY: str(directory)})
         stop = _stop_at_signals(workers.kill)
         await workers.run(stop, lambda: log.info("gateway.serving", url=url, workers=count))
     log.info("gateway.stopped")
+
+
+@contextlib.contextmanager
+def _counts(path: Path) -> Iterator[Path]:
+    """An empty directory; whoever holds the address may clear away what a killed one left.
+
+    Raises:
+        PermanentError: it cannot be made.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.mkdir(mode=0o700)
+    except OSError as e:
+        raise PermanentError(
+            f"{path} cannot be made: {e.strerror}", hint="make the data directory writable"
+        ) from None
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _stop_at_signals(at_once: Callable[[], None]) -> asyncio.Event:

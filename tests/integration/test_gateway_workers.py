@@ -210,8 +210,11 @@ async def test_a_signal_ends_all_workers(layout: Layout) -> None:
         pids = list(f.pids.values())
         assert len(pids) == 2
         assert all(map(alive, pids))
+        counts = f.counts
+        assert counts.is_relative_to(layout.root)
         f.process.terminate()
         assert await f.ended() == 0
+        assert not counts.exists()
         assert not any(map(alive, pids))
         assert [e["event"] for e in f.events].count("gateway.stopped") == 3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from runner.gateway.caching.explicit import ExplicitCaching, Wish
 from runner.gateway.calls import call
 from runner.gateway.cooldown import Key
 from runner.gateway.exchange import AnswerStream, Asked, Watch
-from runner.gateway.failure import BROKEN_TYPE, GatewayFailure
+from runner.gateway.failure import BROKEN_TYPE, LOGIN_TYPE, GatewayFailure
 from runner.gateway.formats import Json
 from runner.gateway.formats.chat_to_anthropic import to_anthropic_request
 from runner.gateway.formats.errors import Untranslatable
@@ -44,6 +44,11 @@ log = structlog.get_logger()
 MAX_ANSWER = 64 * 1024 * 1024
 CONNECT_DEADLINE = 10.0
 SILENCE_DEADLINE = 300.0
+
+NO_LOGIN = (
+    "the host has no usable login for this model: `nanokimi auth status` says why, "
+    "`nanokimi login` makes one"
+)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -188,7 +193,12 @@ class _Running:
         self._done = done
         if isinstance(done, Refused):
             self.book(Outcome.FAILED)
-            return self.error(done.failure, done.headers)
+            failure = done.failure
+            if self._caller.group and failure.type == LOGIN_TYPE:
+                # Why is for the operator; the group's members would read paths of the host.
+                log.warning("gateway.no_login", group=self._caller.group, why=failure.message)
+                failure = replace(failure, message=NO_LOGIN)
+            return self.error(failure, done.headers)
         self._first_byte = time.monotonic()
         self._watch = Watch(done.target.format, self._sent[done.target.key])
         if self._asked.stream and done.answer.headers.get("content-type", "").startswith(

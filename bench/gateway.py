@@ -28,6 +28,7 @@ IDLE_LIMIT, GROWTH_LIMIT = 90.0, 1.1
 DIRECT = "direct"
 FEW, SOME, MANY = 1, 16, 64
 PAUSE = 0.25
+SETTLE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +104,23 @@ class _Bench:
                         raise Failed(f"{name} changed the answer: {caller.said[:200]!r}")
 
     async def alone(self, *, stream: bool) -> list[Finding]:
-        """One caller at a service that answers at once: what a single call takes longer."""
-        took: dict[str, list[Took]] = {name: [] for name in self._doors}
-        async with contextlib.AsyncExitStack() as stack:
-            asking = {
-                name: (await stack.enter_async_context(callers(d["fast"], 1, stream=stream)))[0]
-                for name, d in self._doors.items()
-            }
-            for _ in range(self._amount.streams if stream else self._amount.calls):
-                for name, caller in asking.items():
-                    took[name].append(await caller.ask())
-        direct = took.pop(DIRECT)
-        added = {
-            name: [
-                Took(t.first - d.first, t.total - d.total)
-                for t, d in zip(mine, direct, strict=True)
-            ]
-            for name, mine in took.items()
-        }
+        """One caller at a service that answers at once: what a single call takes longer.
+
+        One proxy after the other: what one still does when it has answered would delay the next.
+        """
+        direct: list[Took] = []
+        added: dict[str, list[Took]] = {}
+        for proxy in self._running:
+            await asyncio.sleep(SETTLE)
+            async with (
+                callers(self._doors[DIRECT]["fast"], 1, stream=stream) as (bare,),
+                callers(proxy.doors["fast"], 1, stream=stream) as (through,),
+            ):
+                mine = added[proxy.name] = []
+                for _ in range(self._amount.streams if stream else self._amount.calls):
+                    d, t = await bare.ask(), await through.ask()
+                    direct.append(d)
+                    mine.append(Took(t.first - d.first, t.total - d.total))
         return self._latency(FEW, direct, added, stream=stream)
 
     async def together(self, count: int, *, stream: bool) -> list[Finding]:
@@ -130,6 +130,7 @@ class _Bench:
         for round_ in range(self._amount.rounds):
             middle = Took(0.0, 0.0)
             for name, doors in self._doors.items():
+                await asyncio.sleep(SETTLE)
                 async with callers(doors["paced"], count, stream=stream) as asking:
                     took, _ = await run(asking, self._amount.seconds, pause=PAUSE, seed=round_)
                 if name == DIRECT:
@@ -147,6 +148,7 @@ class _Bench:
         costs: dict[str, list[float]] = {p.name: [] for p in self._running}
         for _ in range(self._amount.rounds):
             for name, doors in self._doors.items():
+                await asyncio.sleep(SETTLE)
                 spent = {p.name: p.computed() for p in self._running}
                 async with callers(doors["fast"], SOME, stream=stream) as asking:
                     took, lasted = await run(asking, self._amount.seconds)

@@ -129,10 +129,13 @@ class GroupOut(BaseModel):
     created_at: float
     sandbox: str
     running_turn: str | None
+    held: bool = Field(description="Its messages wait for a login.")
     waiting: int
 
     @classmethod
-    def of(cls, group: Group, sandbox: str, running: Turn | None, waiting: int) -> GroupOut:
+    def of(
+        cls, group: Group, sandbox: str, running: Turn | None, waiting: int, *, held: bool = False
+    ) -> GroupOut:
         return cls(
             group=group.id,
             folder=group.folder,
@@ -140,6 +143,7 @@ class GroupOut(BaseModel):
             created_at=group.created_at,
             sandbox=sandbox,
             running_turn=running.id if running else None,
+            held=held,
             waiting=waiting,
         )
 

@@ -118,9 +118,14 @@ async def get_events(
 
 
 @router.post("/groups/{id}/cancel")
-async def cancel(host: HostIn, group: GroupIn) -> Cancelled:
-    """Cancel the turn that is running; 409 when none is."""
-    turn = await host.cancel(group)
+async def cancel(
+    host: HostIn, group: GroupIn, turn_id: Annotated[str | None, Query(max_length=100)] = None
+) -> Cancelled:
+    """Cancel the turn that is running; its messages are dropped. 409 when none is.
+
+    With `turn_id`: only if that turn is the one.
+    """
+    turn = await host.cancel(group, turn_id)
     if turn is None:
         raise ConflictError("nothing is running in this group", code="nothing_running")
     return Cancelled(turn_id=turn.id, cancelled=True)
@@ -170,6 +175,7 @@ async def _show(host: Host, group: Group) -> GroupOut:
         str(session.state) if session is not None else "none",
         host.running(group.id),
         await host.store.count_waiting(group.id),
+        held=host.held(group.id),
     )
 
 

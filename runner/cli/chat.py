@@ -71,21 +71,16 @@ async def _ask() -> str:
 
 async def _say(api: Api, group: str, text: str, as_json: bool) -> int:
     """Send, show until the end; the exit code."""
-    show = _show_json if as_json else _Terminal().show
+    saying = _Saying(api, group, _show_json if as_json else _Terminal().show)
     stop = asyncio.Event()
     with _on_interrupt(stop):
-        work = asyncio.create_task(_stream(api, group, text, show), name="stream")
+        work = asyncio.create_task(saying.run(text), name="stream")
         interrupted = asyncio.create_task(stop.wait(), name="interrupt")
         await asyncio.wait({work, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
+        if not work.done() and await saying.cancel():
             note("\ncancelling; Ctrl-C again leaves at once")
             stop.clear()
             interrupted = asyncio.create_task(stop.wait(), name="second interrupt")
-            try:
-                await api.call("POST", f"{group_path(group)}/cancel")
-            except NanokimiError as e:
-                if e.code != "nothing_running":
-                    raise
             await asyncio.wait({work, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         interrupted.cancel()
         if not work.done():
@@ -94,23 +89,59 @@ async def _say(api: Api, group: str, text: str, as_json: bool) -> int:
         return await work
 
 
-async def _stream(api: Api, group: str, text: str, show: Callable[[ServerEvent], None]) -> int:
-    body = {"text": text, "sender": "terminal", "direct": True}
-    async for event in api.send(group, body):
-        show(event)
-        if event.kind == "turn.finished":
-            return 130 if event.data["status"] == "cancelled" else 0
-        held = bool(event.data.get("held"))
-        if event.kind == "turn.failed" and (held or not event.data["will_retry"]):
-            show_error(
-                NanokimiError(str(event.data["message"]), hint=str(event.data.get("hint", "")))
+class _Saying:
+    """One message on its way, and the turn that answers it once there is one."""
+
+    def __init__(self, api: Api, group: str, show: Callable[[ServerEvent], None]) -> None:
+        self._api = api
+        self._group = group
+        self._show = show
+        self._turn = ""
+
+    async def run(self, text: str) -> int:
+        """Send it and show its events; the exit code."""
+        body = {"text": text, "sender": "terminal", "direct": True}
+        async for event in self._api.send(self._group, body):
+            self._show(event)
+            if (code := self._ends_with(event)) is not None:
+                return code
+        raise PermanentError(
+            "the stream ended before the turn did", hint="ask again: the host kept the message"
+        )
+
+    async def cancel(self) -> bool:
+        """Cancel its own turn; False when there is none, and the message stays in the queue."""
+        if not self._turn:
+            note("\nleaving; the message is kept and will be answered")
+            return False
+        try:
+            await self._api.call(
+                "POST", f"{group_path(self._group)}/cancel", params={"turn_id": self._turn}
             )
-            if held:
-                note("the message is kept and answered after the login")
-            return _EXIT_CODES.get(str(event.data["code"]), 1)
-    raise PermanentError(
-        "the stream ended before the turn did", hint="ask again: the host kept the message"
-    )
+        except NanokimiError as e:
+            if e.code != "nothing_running":
+                raise
+        return True
+
+    def _ends_with(self, event: ServerEvent) -> int | None:
+        data = event.data
+        held = bool(data.get("held"))
+        match event.kind:
+            case "message.accepted" if held:
+                show_error(NanokimiError("the login is missing", hint="nanokimi login"))
+            case "turn.started":
+                self._turn = str(data["turn_id"])
+                return None
+            case "turn.finished":
+                return 130 if data["status"] == "cancelled" else 0
+            case "turn.failed" if held or not data["will_retry"]:
+                show_error(NanokimiError(str(data["message"]), hint=str(data.get("hint", ""))))
+            case _:
+                return None
+        if held:
+            note("the message is kept and answered after the login")
+            return _EXIT_CODES["login_required"]
+        return _EXIT_CODES.get(str(data["code"]), 1)
 
 
 class _Terminal:

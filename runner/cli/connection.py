@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 from runner.api.client import Api
-from runner.api.server import serving_host
 from runner.api.token import api_token
 from runner.cli.context import Context
+from runner.errors import NotFoundError
 from runner.host.credentials import Credentials
 from runner.host.lock import serving
 from runner.settings.schema import Settings
+from runner.store import Store
 
 
 @asynccontextmanager
@@ -32,6 +33,8 @@ async def connect(context: Context) -> AsyncIterator[Api]:
         if api is not None:
             yield api
             return
+    from runner.api.server import serving_host  # loads the whole host: only where one is needed
+
     settings = context.settings()
     await _check_login(context, settings)
     async with (
@@ -39,6 +42,21 @@ async def connect(context: Context) -> AsyncIterator[Api]:
         aclosing(Api(served.url, api_token(context.layout))) as own,
     ):
         yield own
+
+
+@asynccontextmanager
+async def offline_store(context: Context) -> AsyncIterator[Store]:
+    """The store of a data directory that no host serves. Raises: NotFoundError: there is none."""
+    if not context.layout.database.exists():  # looking makes nothing
+        raise NotFoundError(
+            f"there is no nanokimi in {context.data} yet",
+            hint="nanokimi init, or name its directory with --data",
+        )
+    store = await Store.open(context.layout.database)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 async def _check_login(context: Context, settings: Settings) -> None:

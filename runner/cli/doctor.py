@@ -22,7 +22,6 @@ from runner.host.app import remove_files
 from runner.host.credentials import Credentials
 from runner.model import folder_of
 from runner.oauth.store import TokenStore
-from runner.sandbox.backend import open_spawner
 from runner.sandbox.spawner import Limits, SandboxSpec, Spawner
 from runner.settings.layout import Layout
 from runner.settings.schema import Settings
@@ -57,10 +56,11 @@ def doctor(
         show_json([asdict(c) for c in checks])
     else:
         colours = {Grade.PASS: "green", Grade.WARN: "yellow", Grade.FAIL: "red"}
-        shown = table("", "CHECK", "FOUND", "FIX")
+        shown = table("", "CHECK", "FOUND")
         for c in checks:
             grade = f"[{colours[c.grade]}]{c.grade}[/]"
-            shown.add_row(grade, c.name, plain(c.found), plain(c.fix))
+            fix = f"\n[bold]→ {plain(c.fix)}[/]" if c.fix else ""
+            shown.add_row(grade, c.name, plain(c.found) + fix)
         out.print(shown)
     if any(c.grade is Grade.FAIL for c in checks):
         raise typer.Exit(1)
@@ -86,6 +86,8 @@ async def _checks(context: Context) -> AsyncIterator[Check]:
             yield check
     finally:
         await credentials.aclose()
+    from runner.sandbox.backend import open_spawner
+
     try:
         spawner = await open_spawner(
             settings.sandbox.backend, context.layout, PROBE, image=settings.sandbox.image

@@ -17,8 +17,8 @@ import structlog
 import typer
 
 from runner.api.call_metrics import DIRECTORY, CallMetrics, share_counts
-from runner.api.server import listen as listen_at
-from runner.api.server import reserve, serving_on, url_of
+from runner.api.serving import listen as listen_at
+from runner.api.serving import reserve, serving_on, url_of
 from runner.cli.context import Context, context_of, run
 from runner.cli.workers import MAX_WORKERS, Workers, say_ready
 from runner.errors import ConfigError, PermanentError

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Literal
 
 import typer
 
 from runner.api.bodies import GroupList, GroupOut, MessageOut, MessagePage
 from runner.api.client import group_path
-from runner.cli.connection import serving_api
+from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import ago, note, out, plain, show_json, table
 from runner.host.app import remove_files
@@ -51,8 +49,8 @@ def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) 
         return
     facts = table("", "")
     facts.show_header = False
-    for name in ("group", "folder", "session_id", "sandbox", "running_turn", "waiting"):
-        facts.add_row(f"[bold]{name}[/]", plain(str(getattr(found, name) or "-")))
+    for name in ("group", "folder", "session_id", "sandbox", "running_turn", "held", "waiting"):
+        facts.add_row(f"[bold]{name}[/]", plain(_shown(getattr(found, name))))
     out.print(facts)
     if messages:
         shown = table("WHEN", "SENDER", "STATE", "TEXT")
@@ -101,7 +99,7 @@ async def _list(context: Context) -> list[GroupOut]:
     async with serving_api(context) as api:
         if api is not None:
             return GroupList.model_validate(await api.call("GET", "/api/groups")).groups
-    async with _store(context) as store:
+    async with offline_store(context) as store:
         return [await _offline(store, g) for g in await store.groups()]
 
 
@@ -112,7 +110,7 @@ async def _show(context: Context, group: str) -> tuple[GroupOut, list[MessageOut
             found = GroupOut.model_validate(await api.call("GET", path))
             told = await api.call("GET", f"{path}/messages", params=page)
             return found, MessagePage.model_validate(told).messages
-    async with _store(context) as store:
+    async with offline_store(context) as store:
         found = await _offline(store, await store.group(group))
         return found, [MessageOut.of(m) for m in await store.messages(group, limit=1000)]
 
@@ -127,7 +125,7 @@ async def _change(context: Context, group: str, what: Literal["stop", "reset", "
             told = await api.call("POST", f"{group_path(group)}/{what}")
             return what == "reset" or bool(told["stopped"])
     with host_lock(context.layout.host_lock):
-        async with _store(context) as store:
+        async with offline_store(context) as store:
             known = await store.group(group)
             if what == "reset":
                 await store.reset_group(group)
@@ -137,14 +135,9 @@ async def _change(context: Context, group: str, what: Literal["stop", "reset", "
             return what != "stop"
 
 
-@asynccontextmanager
-async def _store(context: Context) -> AsyncIterator[Store]:
-    store = await Store.open(context.layout.database)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
 async def _offline(store: Store, group: Group) -> GroupOut:
     return GroupOut.of(group, "none", None, await store.count_waiting(group.id))
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)

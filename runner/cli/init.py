@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from runner.api.token import api_token
@@ -17,7 +19,8 @@ def init(ctx: typer.Context) -> None:
     layout = context_of(ctx).layout
     try:
         layout.root.mkdir(parents=True, exist_ok=True)
-        with layout.config.open("x", encoding="utf-8") as f:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(layout.config, flags, 0o600), "w", encoding="utf-8") as f:
             f.write(render_template())
     except FileExistsError:
         api_token(layout)

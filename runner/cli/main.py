@@ -29,7 +29,7 @@ from runner.cli import (
 )
 from runner.cli.context import Context, LogFormat, LogLevel, start_logging
 from runner.cli.output import show_error
-from runner.errors import NanokimiError
+from runner.errors import ConfigError, NanokimiError
 
 app = typer.Typer(
     name="nanokimi",
@@ -88,6 +88,10 @@ def _main(
         log_level = LogLevel.DEBUG
     elif log_level is LogLevel.WARNING and ctx.invoked_subcommand in ("serve", "gateway"):
         log_level = LogLevel.INFO
+    elif log_level is LogLevel.WARNING and ctx.invoked_subcommand == "chat":
+        log_level = LogLevel.ERROR  # what concerns the conversation is said in it
+    if data.exists() and not data.is_dir():
+        raise ConfigError(f"--data {data} is a file", hint="name a directory")
     start_logging(log_level, log_format)
     ctx.obj = Context(data.absolute(), debug=log_level is LogLevel.DEBUG)
 
@@ -107,10 +111,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 130
     except typer.Exit as e:
         code = e.exit_code
+    except OSError as e:
+        if debug:
+            raise
+        what = f"{e.filename}: {e.strerror}" if e.filename else str(e)
+        hint = "check its owner and mode, or choose another directory with --data"
+        show_error(NanokimiError(what, hint=hint))
+        code = 1
     except Exception as e:
         shown = _usage_error(e)
         if shown is None:
-            raise
+            if debug:
+                raise
+            what = f"an internal error: {type(e).__name__}: {e}"
+            show_error(NanokimiError(what, hint="--log-level debug shows where; please report it"))
+            shown = 1
         code = shown
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -148,6 +163,9 @@ def _usage_error(e: Exception) -> int | None:
     message = getattr(e, "format_message", None)
     if message is None:
         return None
+    if type(e).__name__ == "NoArgsIsHelpError":
+        typer.echo(message())
+        return 2
     context = getattr(e, "ctx", None)
     command = context.command_path if context is not None else "nanokimi"
     show_error(NanokimiError(message(), hint=f"see `{command} --help`"))

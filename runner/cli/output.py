@@ -36,7 +36,7 @@ def table(*columns: str) -> Table:
     """An empty table in the house's look."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column)
+        made.add_column(column, overflow="fold")
     return made
 
 

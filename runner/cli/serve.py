@@ -9,7 +9,6 @@ import signal
 import structlog
 import typer
 
-from runner.api.server import serving_host
 from runner.cli.context import Context, context_of, run
 from runner.errors import PermanentError
 
@@ -23,6 +22,8 @@ def serve(ctx: typer.Context) -> None:
 
 
 async def _serve(context: Context) -> None:
+    from runner.api.server import serving_host
+
     settings = context.settings()
     stop = asyncio.Event()
 

@@ -23,11 +23,10 @@ from runner.api.usage import (
     usage_report,
 )
 from runner.calls import By
-from runner.cli.connection import serving_api
+from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import note, out, plain, show_json, table
 from runner.settings.problem import shorten
-from runner.store import Store
 from runner.store.ledger import Ledger
 
 DaysOption = Annotated[
@@ -123,8 +122,5 @@ async def ask_quality(context: Context, where: Filter) -> QualityReport:
 
 @asynccontextmanager
 async def _ledger(context: Context) -> AsyncIterator[Ledger]:
-    store = await Store.open(context.layout.database)
-    try:
+    async with offline_store(context) as store:
         yield Ledger(store)
-    finally:
-        await store.close()

@@ -155,7 +155,12 @@ class Host:
                 event_id,
                 incoming.group,
                 events.MESSAGE_ACCEPTED,
-                {"message_id": message.id, "sender": message.sender, "wakes": message.wakes},
+                {
+                    "message_id": message.id,
+                    "sender": message.sender,
+                    "wakes": message.wakes,
+                    "held": self.held(incoming.group),
+                },
                 message_ids=(message.id,),
             )
             accepted = await self.store.accept(
@@ -186,10 +191,14 @@ class Host:
         """Turns that run now, over all groups."""
         return self._dispatcher.working_count()
 
-    async def cancel(self, group_id: str) -> Turn | None:
-        """Cancel the running turn; ``None`` when nothing runs. Raises: NotFoundError."""
+    async def cancel(self, group_id: str, turn_id: str | None = None) -> Turn | None:
+        """Cancel the running turn (only this one, if it is named); ``None`` when it does not run.
+
+        Raises:
+            NotFoundError: there is no such group.
+        """
         await self.store.group(group_id)
-        return await self._dispatcher.cancel(group_id)
+        return await self._dispatcher.cancel(group_id, turn_id)
 
     async def stop_sandbox(self, group_id: str) -> bool:
         """End the group's sandbox, its running turn first. False when it had none."""
@@ -259,6 +268,7 @@ class Host:
         """
         if left := await self._opener.clear_leftovers():
             log.warning("sandbox.leftovers_ended", count=left)
+        await self._say_backend()
         background = [
             asyncio.create_task(self.events.run(), name="write events"),
             asyncio.create_task(self._dispatcher.run(), name="dispatcher"),
@@ -282,6 +292,17 @@ class Host:
             await self.relay.aclose()
             with contextlib.suppress(NanokimiError):
                 await self._opener.clear_leftovers()
+
+    async def _say_backend(self) -> None:
+        """What agents run in, and what an operator should know of it."""
+        try:
+            found = await self.spawner.check()
+        except NanokimiError as e:
+            log.error("sandbox.not_ready", code=e.code, error=e.message, hint=e.hint)
+            return
+        log.info("sandbox.backend", backend=found.backend, isolation=found.isolation)
+        if found.warning:
+            log.warning("sandbox.weaker", warning=found.warning)
 
     async def drain(self) -> None:
         """Take no more messages, give running turns ``[host] grace``, then end all streams."""

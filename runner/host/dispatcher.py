@@ -134,10 +134,10 @@ class Dispatcher:
         """Groups whose messages wait for a login."""
         return len(self._held)
 
-    async def cancel(self, group: str) -> Turn | None:
-        """Cancel the group's running turn; returns it, or ``None`` when nothing runs."""
+    async def cancel(self, group: str, turn_id: str | None = None) -> Turn | None:
+        """Cancel the running turn (only this one, if it is named); ``None``: it does not run."""
         run = self._running.get(group)
-        if run is None:
+        if run is None or turn_id not in (None, run.turn.id):
             return None
         run.cancelled.set()
         return run.turn

@@ -51,7 +51,7 @@ async def test_the_bot_of_the_readme_answers(tmp_path: Path) -> None:
             )
             async with asyncio.timeout(60):
                 out, _ = await process.communicate(b"remember the word heron\nwhich word?\n")
-            assert out.decode() == "I will remember it.The word was heron."
+            assert out.decode() == "I will remember it.\nThe word was heron.\n"
         finally:
             host.terminate()
             await host.communicate()

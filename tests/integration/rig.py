@@ -12,7 +12,8 @@ from typing import Any
 
 from runner.api.app import create_app
 from runner.api.client import Api, ServerEvent, group_path
-from runner.api.server import by_path, serving
+from runner.api.server import by_path
+from runner.api.serving import serving
 from runner.demo.provider import DemoProvider
 from runner.gateway.routes import gateway_app
 from runner.host.app import Host, open_host

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from runner.api.server import serving
+from runner.api.serving import serving
 from runner.demo.faults import Fault
 from runner.demo.provider import DemoProvider
 from runner.demo.records import Record

@@ -25,7 +25,7 @@ from acp import schema
 from filelock import FileLock
 from rig import Rig, rig
 
-from runner.api.server import serving
+from runner.api.serving import serving
 from runner.demo.records import Record, Recording, Records
 from runner.gateway.routes import gateway_app
 

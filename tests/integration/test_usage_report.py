@@ -15,7 +15,7 @@ import typer
 from fastapi import FastAPI
 from typer.testing import CliRunner, Result
 
-from runner.api.server import serving
+from runner.api.serving import serving
 from runner.api.usage import (
     Filter,
     QualityReport,

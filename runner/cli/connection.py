@@ -47,12 +47,13 @@ async def connect(context: Context) -> AsyncIterator[Api]:
 @asynccontextmanager
 async def offline_store(context: Context) -> AsyncIterator[Store]:
     """The store of a data directory that no host serves. Raises: NotFoundError: there is none."""
-    if not context.layout.database.exists():  # looking makes nothing
+    layout = context.layout
+    if not (layout.database.exists() or layout.config.exists()):  # looking makes nothing
         raise NotFoundError(
             f"there is no nanokimi in {context.data} yet",
             hint="nanokimi init, or name its directory with --data",
         )
-    store = await Store.open(context.layout.database)
+    store = await Store.open(layout.database)
     try:
         yield store
     finally:

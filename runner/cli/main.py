@@ -88,8 +88,8 @@ def _main(
         log_level = LogLevel.DEBUG
     elif log_level is LogLevel.WARNING and ctx.invoked_subcommand in ("serve", "gateway"):
         log_level = LogLevel.INFO
-    elif log_level is LogLevel.WARNING and ctx.invoked_subcommand == "chat":
-        log_level = LogLevel.ERROR  # what concerns the conversation is said in it
+    elif log_level is LogLevel.WARNING and ctx.invoked_subcommand in ("chat", "demo"):
+        log_level = LogLevel.ERROR  # they say themselves what concerns their reader
     if data.exists() and not data.is_dir():
         raise ConfigError(f"--data {data} is a file", hint="name a directory")
     start_logging(log_level, log_format)

@@ -44,7 +44,11 @@ def orchestrator_files() -> dict[str, Path]:
         PermanentError: this is not a source checkout.
     """
     package = Path(runner.__file__).parent
-    files = {f"runner/{path.relative_to(package)}": path for path in sorted(package.rglob("*.py"))}
+    files = {
+        f"runner/{path.relative_to(package)}": path
+        for path in sorted(package.rglob("*"))
+        if path.suffix in (".py", ".toml")
+    }
     return files | _image_files(package, (*_IMAGE_FILES, *_ORCHESTRATOR_FILES))
 
 

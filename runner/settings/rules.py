@@ -20,6 +20,7 @@ def problems(settings: Settings) -> list[Problem]:
         *_models(settings),
         *_used_providers(settings),
         *_open_to_anthropic(settings),
+        *_store(settings),
         *model_rules.problems(settings),
     ]
 
@@ -67,6 +68,12 @@ def _open_to_anthropic(settings: Settings) -> Iterator[Problem]:
         if group.network == "open" and speaks_anthropic(alias):
             text = "is open, but the agent cannot call an Anthropic API by itself"
             yield Problem(("groups", group_id, "network"), text, fix)
+
+
+def _store(settings: Settings) -> Iterator[Problem]:
+    if settings.store.url:
+        text = "names a database, but this version keeps its state in the data directory only"
+        yield Problem(("store", "url"), text, 'leave it out, or set url = ""')
 
 
 def _loop(settings: Settings) -> Iterator[Problem]:

@@ -114,7 +114,7 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 #public_url = ""                # how others reach it, when a proxy stands before it
 
 [store]
-#url = ""                       # "" is SQLite in this directory; or postgresql://…
+#url = ""                       # "" is SQLite in this directory; no other yet
 
 [gateway]
 #keys = []                      # keys that other clients use the model API with: secrets, or tables

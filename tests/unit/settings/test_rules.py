@@ -316,3 +316,9 @@ def test_an_open_sandbox_cannot_call_an_anthropic_api(data: Data) -> None:
     error = data.refused('[groups.a]\nnetwork = "open"\n', **parts)
     assert "groups.a.network is open" in error.message
     assert "isolated" in error.hint
+
+
+def test_a_database_that_is_not_used_is_refused(data: Data) -> None:
+    error = data.refused('[store]\nurl = "postgresql://localhost/nanokimi"\n')
+    assert "store.url names a database" in error.message
+    assert 'url = ""' in error.hint

@@ -317,8 +317,8 @@ async def test_as_pid_1_it_ends_on_a_signal_and_kills_what_forks_away(home: Home
         agent.cancel(session)
         assert (await asyncio.wait_for(prompt, DEADLINE))["stopReason"] == "cancelled"
         await agent.say(session, directive("bash", command="ls -d /proc/[0-9]* | wc -l"))
-        # the agent, the shell, ls and wc: the rest is gone and reaped
-        assert agent.results()[0].startswith("4\n")
+        # the agent, the shell, ls and perhaps wc by then: the rest is gone and reaped
+        assert int(agent.results()[0].split()[0]) <= 4
         (pid,) = map(int, children_of(agent.process.pid))
         os.kill(pid, signal.SIGTERM)
         assert await asyncio.wait_for(agent.process.wait(), 10) == 0

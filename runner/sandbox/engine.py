@@ -291,13 +291,6 @@ class Engine:
         except RefusedError as e:
             raise as_engine_error(e) from None
 
-    async def remove_unused_image(self, ref: str) -> None:
-        """Remove an image unless a tag or a container still needs it."""
-        with contextlib.suppress(RefusedError):
-            image = await self.run("inspect an image", lambda api: api.inspect_image(ref))
-            if not image.get("RepoTags"):
-                await self.run("remove an image", lambda api: api.remove_image(ref))
-
     def stream_build(self, context: BinaryIO, **options: object) -> Iterator[Event]:
         """Build from a tar context, line by line. Blocking."""
         yield from map(

@@ -423,21 +423,6 @@ class Store:
 
         return await self._do(work)
 
-    async def last_turn(self, group_id: str) -> Turn | None:
-        """The newest turn of the group."""
-        query = (
-            select(t.turns)
-            .where(t.turns.c.group_id == group_id)
-            .order_by(t.turns.c.started_at.desc())
-            .limit(1)
-        )
-
-        def work(c: Connection) -> Turn | None:
-            row = c.execute(query).mappings().first()
-            return turn_of(row) if row is not None else None
-
-        return await self._do(work)
-
     # -- events ---------------------------------------------------------------------------------
 
     async def append_events(self, new: Sequence[Event]) -> None:

@@ -431,10 +431,10 @@ async def test_a_turn_cut_off_by_the_hosts_end_is_finished_by_the_next_host(
         with contextlib.suppress(NanokimiError):
             await work
         async with running(layout, provider) as r:
+            (message,) = await r.host.store.messages("birds")
+            assert message.turn_id is not None
             async with asyncio.timeout(30):
-                while (turn := await r.host.store.last_turn("birds")) is None or (
-                    turn.state is TurnState.RUNNING
-                ):
+                while (turn := await r.host.store.turn(message.turn_id)).finished_at is None:
                     await asyncio.sleep(0.02)
             assert (turn.state, turn.text, turn.attempt) == (TurnState.DONE, "whole", 2)
             effects = r.layout.workspace(folder_of("birds")) / "effects"

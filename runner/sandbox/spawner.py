@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 from runner.model import ExtraMount as ExtraMount
 from runner.model import Limits as Limits
+from runner.settings.layout import MODEL_SOCKET as MODEL_SOCKET
 from runner.wire.peer import Channel as ByteStreams
 
 # Where things are inside a sandbox, whatever the backend.
@@ -23,7 +24,6 @@ CREDENTIALS_DIR = f"{HOME}/.kimi/credentials"
 SESSIONS_DIR = f"{HOME}/.kimi/sessions"
 WORKSPACE = "/workspace"
 RUN_DIR = "/run/nanokimi"
-MODEL_SOCKET = "model.sock"
 
 Network = Literal["isolated", "open"]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+MODEL_SOCKET = "model.sock"
+"""Name of the Unix socket in a sandbox's run directory that leads to its model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

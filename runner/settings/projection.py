@@ -11,10 +11,10 @@ from typing import Any
 import tomli_w
 
 from runner.settings.group import GroupSettings
+from runner.settings.layout import MODEL_SOCKET as MODEL_SOCKET
 from runner.settings.schema import Settings
 from runner.settings.tables import Provider
 
-MODEL_SOCKET = "model.sock"
 ISOLATED_BASE_URL = "http://nanokimi.internal/v1"
 _KEY_CREDENTIAL = "oauth/api-key"  # names the file that an API key travels in
 

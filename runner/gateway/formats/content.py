@@ -6,7 +6,7 @@ nor a reader is left to guess that something was there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from runner.gateway.formats import Json
@@ -42,19 +42,7 @@ def blocks_to_parts(content: Any, field: str = "content") -> list[Json]:
     Raises:
         BadField: a block is malformed.
     """
-    if content is None:
-        return []
-    if isinstance(content, str):
-        return _text_parts(content)
-    if not isinstance(content, list):
-        raise BadField(field, "must be a string or a list of blocks")
-    parts: list[Json] = []
-    for index, block in enumerate(content):
-        try:
-            parts += block_to_parts(an_object(block, "type"))
-        except BadField as e:
-            raise e.inside(field, index) from None
-    return parts
+    return _each(content, field, "blocks", block_to_parts)
 
 
 def block_to_parts(block: Json) -> list[Json]:
@@ -80,19 +68,24 @@ def parts_to_blocks(content: Any, field: str = "content") -> list[Json]:
     Raises:
         BadField: a part is malformed.
     """
+    return _each(content, field, "parts", _part_to_blocks)
+
+
+def _each(content: Any, field: str, kind: str, said: Callable[[Json], list[Json]]) -> list[Json]:
+    """What each block or part of a content says; a string is one text."""
     if content is None:
         return []
     if isinstance(content, str):
         return _text_parts(content)
     if not isinstance(content, list):
-        raise BadField(field, "must be a string or a list of parts")
-    blocks: list[Json] = []
-    for index, part in enumerate(content):
+        raise BadField(field, f"must be a string or a list of {kind}")
+    found: list[Json] = []
+    for index, item in enumerate(content):
         try:
-            blocks += _part_to_blocks(an_object(part, "type"))
+            found += said(an_object(item, "type"))
         except BadField as e:
             raise e.inside(field, index) from None
-    return blocks
+    return found
 
 
 def joined(parts: Iterable[Json]) -> str:

@@ -93,7 +93,7 @@ async def _accept(store: Store, numbers: Iterator[int]) -> float:
             group = f"group {number % GROUPS}"
             message = Message(f"msg_{number}", group, 0, TEXT, "Ada", created_at=time.time())
             event = Event(number, group, "message.accepted", {"message_id": message.id})
-            await store.accept(message, "bench", 100_000, event)
+            await store.accept(message, 100_000, event)
 
     began = time.monotonic()
     async with asyncio.TaskGroup() as tasks:

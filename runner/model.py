@@ -16,7 +16,11 @@ MAX_ID_CHARS = 256
 
 
 class MessageState(StrEnum):
-    """``queued → claimed → answered | dropped | failed``; a failed attempt goes back to queued."""
+    """``queued → claimed → answered | dropped | failed``.
+
+    A claimed message that its turn did not hear goes back to ``queued``, and a failed one when an
+    operator has it tried again.
+    """
 
     QUEUED = "queued"
     CLAIMED = "claimed"
@@ -32,6 +36,57 @@ class TurnState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class TurnKind(StrEnum):
+    """``chat``: the agent's work. ``command``: a chat command, which the host answers itself."""
+
+    CHAT = "chat"
+    COMMAND = "command"
+
+
+class Role(StrEnum):
+    """What a person is in a group, from the most to the least."""
+
+    OWNER = "owner"
+    ADMIN = "admin"
+    MEMBER = "member"
+    BLOCKED = "blocked"
+
+    def covers(self, needed: Role) -> bool:
+        """May this role do what ``needed`` may?"""
+        order = list(Role)
+        return order.index(self) <= order.index(needed)
+
+
+class DeliveryKind(StrEnum):
+    """What a delivery tells the chat. ``answer`` and ``failure`` end a turn; the rest come amid."""
+
+    ANSWER = "answer"
+    FAILURE = "failure"
+    MESSAGE = "message"
+    FILE = "file"
+    QUESTION = "question"
+
+
+class DeliveryState(StrEnum):
+    """``pending → sending → delivered | rejected``; a try that may be repeated is pending again.
+
+    A rejected one goes back to ``pending`` when an operator has it tried again.
+    """
+
+    PENDING = "pending"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    REJECTED = "rejected"
+
+
+class TaskState(StrEnum):
+    """``active ⇄ paused``, ``active → done`` when no further run is due."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    DONE = "done"
 
 
 class SandboxState(StrEnum):
@@ -52,13 +107,26 @@ MESSAGE_MOVES: dict[MessageState, frozenset[MessageState]] = {
     ),
     MessageState.ANSWERED: frozenset(),
     MessageState.DROPPED: frozenset(),
-    MessageState.FAILED: frozenset(),
+    MessageState.FAILED: frozenset({MessageState.QUEUED}),
 }
 TURN_MOVES: dict[TurnState, frozenset[TurnState]] = {
     TurnState.RUNNING: frozenset({TurnState.DONE, TurnState.FAILED, TurnState.CANCELLED}),
     TurnState.DONE: frozenset(),
     TurnState.FAILED: frozenset(),
     TurnState.CANCELLED: frozenset(),
+}
+DELIVERY_MOVES: dict[DeliveryState, frozenset[DeliveryState]] = {
+    DeliveryState.PENDING: frozenset({DeliveryState.SENDING, DeliveryState.REJECTED}),
+    DeliveryState.SENDING: frozenset(
+        {DeliveryState.PENDING, DeliveryState.DELIVERED, DeliveryState.REJECTED}
+    ),
+    DeliveryState.DELIVERED: frozenset(),
+    DeliveryState.REJECTED: frozenset({DeliveryState.PENDING}),
+}
+TASK_MOVES: dict[TaskState, frozenset[TaskState]] = {
+    TaskState.ACTIVE: frozenset({TaskState.PAUSED, TaskState.DONE}),
+    TaskState.PAUSED: frozenset({TaskState.ACTIVE, TaskState.DONE}),
+    TaskState.DONE: frozenset({TaskState.ACTIVE}),
 }
 SANDBOX_MOVES: dict[SandboxState, frozenset[SandboxState]] = {
     SandboxState.CREATING: frozenset(
@@ -71,7 +139,7 @@ SANDBOX_MOVES: dict[SandboxState, frozenset[SandboxState]] = {
     SandboxState.GONE: frozenset(),
 }
 
-_S = TypeVar("_S", MessageState, TurnState, SandboxState)
+_S = TypeVar("_S", MessageState, TurnState, SandboxState, DeliveryState, TaskState)
 
 
 def advance(table: dict[_S, frozenset[_S]], old: _S, new: _S) -> _S:
@@ -91,6 +159,9 @@ class Group:
 
     ``folder`` is derived from ``id`` by :func:`folder_of`; ``session_id`` is the agent's name for
     the group's conversation, empty before the first turn; ``generation`` counts its sandboxes.
+    ``owner`` is the host that has its sandbox, empty when none has. ``model`` is the alias that
+    the chat chose, empty for the configured one. ``reply_url`` is where its last message wanted
+    answers sent.
     """
 
     id: str
@@ -98,11 +169,33 @@ class Group:
     session_id: str = ""
     generation: int = 0
     created_at: float = 0.0
+    owner: str = ""
+    model: str = ""
+    reply_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that came with a message: ``path`` is where the agent finds it in its workspace.
+
+    ``size`` in bytes; ``name`` is what the sender called it, made safe.
+    """
+
+    name: str
+    media_type: str
+    size: int
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat message as it was accepted. Times are Unix seconds."""
+    """One chat message as it was accepted. Times are Unix seconds.
+
+    ``sender`` is a name for people and models, ``sender_id`` what the chat platform calls the
+    person, ``role`` what that person was in the group when the message came. ``session`` names the
+    conversation it belongs to, empty for the group's own. ``steered``: it joined a turn that was
+    running already.
+    """
 
     id: str
     group: str
@@ -115,6 +208,13 @@ class Message:
     turn_id: str | None = None
     created_at: float = 0.0
     metadata: dict[str, Any] = field(default_factory=dict)
+    channel: str = ""
+    sender_id: str = ""
+    role: Role = Role.MEMBER
+    session: str = ""
+    steered: bool = False
+    reply_url: str = ""
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +229,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One run of the agent over one or more messages of a group."""
+    """One run of the agent over one or more messages of a group.
+
+    ``attempt`` counts from 1 and is the fence: only its newest may write. ``excused`` of them
+    failed for a reason that passes by itself and do not count; ``held_since`` is when the first of
+    a row of those did.
+    """
 
     id: str
     group: str
@@ -141,6 +246,10 @@ class Turn:
     usage: Usage | None = None
     started_at: float = 0.0
     finished_at: float | None = None
+    kind: TurnKind = TurnKind.CHAT
+    session: str = ""
+    excused: int = 0
+    held_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +262,71 @@ class Event:
     data: dict[str, Any]
     turn_id: str | None = None
     message_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One thing to tell a chat, unique by ``turn_id`` and ``ordinal``; times are Unix seconds.
+
+    ``body`` is what is sent; ``channel`` and ``target`` say how and where to. ``attempts`` counts
+    tries, ``next_at`` is when the next one is due, ``error`` why the last one failed.
+    """
+
+    id: str
+    group: str
+    turn_id: str
+    ordinal: int
+    kind: DeliveryKind
+    body: dict[str, Any]
+    channel: str
+    target: str
+    seq: int = 0
+    state: DeliveryState = DeliveryState.PENDING
+    attempts: int = 0
+    next_at: float = 0.0
+    error: str = ""
+    created_at: float = 0.0
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Work that a group's agent does at set times; times are Unix seconds.
+
+    ``kind`` and ``spec`` say when: ``cron`` with five fields, ``interval`` with seconds, ``once``
+    with an ISO 8601 time. ``timezone`` is an IANA name. ``session`` is ``group`` to go on with the
+    group's conversation, ``own`` for one of the task's. ``missed`` is what happens with runs that
+    fell into a downtime: ``once`` makes one of them, ``skip`` none.
+    """
+
+    id: str
+    group: str
+    prompt: str
+    kind: str
+    spec: str
+    timezone: str
+    next_at: float | None
+    state: TaskState = TaskState.ACTIVE
+    session: str = "own"
+    missed: str = "once"
+    created_by: str = ""
+    created_at: float = 0.0
+    last_at: float | None = None
+    last_message_id: str = ""
+    runs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that an agent sent: the host keeps its own copy. ``size`` in bytes."""
+
+    id: str
+    group: str
+    turn_id: str
+    name: str
+    media_type: str
+    size: int
+    created_at: float
 
 
 @dataclass(frozen=True, slots=True)

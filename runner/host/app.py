@@ -149,6 +149,7 @@ class Host:
             wakes=wakes(incoming.text, self.trigger(incoming.group), direct=incoming.direct),
             created_at=time.time(),
             metadata=incoming.metadata or {},
+            channel=incoming.channel,
         )
         with self.events.writing(incoming.group) as event_id:
             event = Event(
@@ -163,9 +164,7 @@ class Host:
                 },
                 message_ids=(message.id,),
             )
-            accepted = await self.store.accept(
-                message, incoming.channel, settings.host.max_queue, event
-            )
+            accepted = await self.store.accept(message, settings.host.max_queue, event)
             if not accepted.duplicate:
                 self.events.show(event)
         if accepted.message.wakes and not accepted.duplicate:

@@ -1,5 +1,7 @@
 """State that survives: groups, messages, turns, events. ``Store`` owns every query."""
 
-from runner.store.store import KEPT_EVENTS_PER_GROUP, Accepted, Claim, Store
+from runner.store.event_log import KEPT_EVENTS_PER_GROUP
+from runner.store.queue import Accepted, Claim
+from runner.store.store import Store
 
 __all__ = ["KEPT_EVENTS_PER_GROUP", "Accepted", "Claim", "Store"]

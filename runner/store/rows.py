@@ -6,11 +6,31 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from runner.model import Event, Group, Message, MessageState, Turn, TurnState, Usage
+from runner.model import (
+    Attachment,
+    Event,
+    Group,
+    Message,
+    MessageState,
+    Role,
+    Turn,
+    TurnKind,
+    TurnState,
+    Usage,
+)
 
 
 def group_of(r: RowMapping) -> Group:
-    return Group(r["id"], r["folder"], r["session_id"], r["generation"], r["created_at"])
+    return Group(
+        r["id"],
+        r["folder"],
+        r["session_id"],
+        r["generation"],
+        r["created_at"],
+        r["owner"],
+        r["model"],
+        r["reply_url"],
+    )
 
 
 def message_of(r: RowMapping) -> Message:
@@ -26,6 +46,13 @@ def message_of(r: RowMapping) -> Message:
         turn_id=r["turn_id"],
         created_at=r["created_at"],
         metadata=r["metadata"],
+        channel=r["channel"],
+        sender_id=r["sender_id"],
+        role=Role(r["role"]),
+        session=r["session"],
+        steered=r["steered"],
+        reply_url=r["reply_url"],
+        attachments=tuple(Attachment(**a) for a in r["attachments"]),
     )
 
 
@@ -42,6 +69,10 @@ def turn_of(r: RowMapping) -> Turn:
         usage=Usage(**usage) if usage else None,
         started_at=r["started_at"],
         finished_at=r["finished_at"],
+        kind=TurnKind(r["kind"]),
+        session=r["session"],
+        excused=r["excused"],
+        held_since=r["held_since"],
     )
 
 

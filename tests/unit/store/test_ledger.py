@@ -290,7 +290,7 @@ async def test_reports_do_not_hold_up_messages(store: Store) -> None:
         await reading.wait()
         message = Message("msg_1", "team", 0, "hello", created_at=NOON)
         from_events = await store.last_event_id()
-        await store.accept(message, "http", 10, _event(from_events + 1))
+        await store.accept(message, 10, _event(from_events + 1))
         accepted.set()
         assert await report
 

@@ -10,7 +10,7 @@ import pytest
 from runner.errors import BusyError, NotFoundError, PermanentError
 from runner.model import Event, Message, MessageState, Turn, TurnState, Usage
 from runner.store import KEPT_EVENTS_PER_GROUP, Accepted, Claim, Store
-from runner.store.store import MAX_CHARS_PER_TURN, MAX_CONTEXT, MAX_MESSAGES_PER_TURN
+from runner.store.queue import MAX_CHARS_PER_TURN, MAX_CONTEXT, MAX_MESSAGES_PER_TURN
 
 _ids = iter(range(1, 10**9))
 
@@ -46,8 +46,9 @@ async def say(
         wakes=wakes,
         created_at=time.time(),
         metadata={"a": [1]},
+        channel=channel,
     )
-    return await store.accept(message, channel, max_queue, event(group))
+    return await store.accept(message, max_queue, event(group))
 
 
 async def claim(store: Store, group: str = "g") -> Claim:

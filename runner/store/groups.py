@@ -1,0 +1,80 @@
+"""What a transaction can do with groups: functions of an open connection."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from runner.errors import NotFoundError
+from runner.model import Group, folder_of
+from runner.store import schema as t
+from runner.store.rows import group_of
+
+
+def find_all(c: Connection) -> list[Group]:
+    """All groups, oldest first."""
+    query = select(t.groups).order_by(t.groups.c.created_at, t.groups.c.id)
+    return [group_of(r) for r in c.execute(query).mappings()]
+
+
+def find(c: Connection, group_id: str) -> Group | None:
+    row = c.execute(select(t.groups).where(t.groups.c.id == group_id)).mappings().first()
+    return group_of(row) if row is not None else None
+
+
+def need(c: Connection, group_id: str) -> Group:
+    """Raises: NotFoundError."""
+    group = find(c, group_id)
+    if group is None:
+        raise NotFoundError(
+            f"there is no group {group_id!r}",
+            hint="`nanokimi groups list` shows them; a group is made by its first message",
+        )
+    return group
+
+
+def put(c: Connection, group_id: str) -> Group:
+    """The group, made when it is new."""
+    if (known := find(c, group_id)) is not None:
+        return known
+    group = Group(group_id, folder_of(group_id), created_at=time.time())
+    c.execute(
+        insert(t.groups).values(id=group.id, folder=group.folder, created_at=group.created_at)
+    )
+    return group
+
+
+def change(c: Connection, group_id: str, **values: object) -> None:
+    """Set columns of the group's row."""
+    c.execute(update(t.groups).where(t.groups.c.id == group_id).values(**values))
+
+
+def next_generation(c: Connection, group_id: str) -> int:
+    """Count up and return the group's sandbox generation."""
+    change(c, group_id, generation=t.groups.c.generation + 1)
+    return need(c, group_id).generation
+
+
+def set_session(c: Connection, group_id: str, session_id: str, generation: int) -> None:
+    """Remember the agent's session, unless the writer's generation is stale."""
+    c.execute(
+        update(t.groups)
+        .where(t.groups.c.id == group_id, t.groups.c.generation == generation)
+        .values(session_id=session_id)
+    )
+
+
+def forget_sessions(c: Connection, group_id: str) -> None:
+    """The next turn of each conversation starts a new session. Raises: NotFoundError."""
+    need(c, group_id)
+    change(c, group_id, session_id="", generation=t.groups.c.generation + 1)
+    c.execute(delete(t.sessions).where(t.sessions.c.group_id == group_id))
+
+
+def remove(c: Connection, group_id: str) -> None:
+    """Remove the group and all that belongs to it. Raises: NotFoundError."""
+    need(c, group_id)
+    for table in t.OF_A_GROUP:
+        c.execute(delete(table).where(table.c.group_id == group_id))
+    c.execute(delete(t.groups).where(t.groups.c.id == group_id))

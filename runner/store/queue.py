@@ -1,0 +1,348 @@
+"""What a transaction can do with messages and turns: functions of an open connection."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from sqlalchemy import Connection, RowMapping, Select, func, insert, select, update
+
+from runner.errors import BusyError, NotFoundError
+from runner.model import (
+    MESSAGE_MOVES,
+    TURN_MOVES,
+    Event,
+    Message,
+    MessageState,
+    Turn,
+    TurnState,
+    advance,
+)
+from runner.store import event_log, groups
+from runner.store import schema as t
+from runner.store.rows import message_of, turn_of
+
+MAX_MESSAGES_PER_TURN = 50
+MAX_CHARS_PER_TURN = 512 * 1024
+MAX_CONTEXT = 200
+
+# Where a turn's end leaves its messages.
+_AFTER_TURN = {
+    TurnState.DONE: MessageState.ANSWERED,
+    TurnState.FAILED: MessageState.FAILED,
+    TurnState.CANCELLED: MessageState.DROPPED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message that is on disk; ``duplicate`` when its external id was known already."""
+
+    message: Message
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A turn to run now, and the event that says so.
+
+    ``turn.attempt`` is its fence: only the newest attempt may finish it.
+    """
+
+    turn: Turn
+    messages: tuple[Message, ...]
+    event: Event
+
+
+def accept(c: Connection, message: Message, max_queue: int, log: Event) -> Accepted:
+    """Write a message and its event. Raises: BusyError."""
+    if message.external_id is not None and (row := _by_external_id(c, message)):
+        return Accepted(message_of(row), duplicate=True)
+    groups.put(c, message.group)
+    if message.wakes:
+        _refuse_over(c, message.group, max_queue)
+    else:
+        _drop_context(c, message.group, MAX_CONTEXT - 1)
+    if message.reply_url:
+        groups.change(c, message.group, reply_url=message.reply_url)
+    seq = insert_message(c, message)
+    event_log.append(c, [log])
+    return Accepted(replace(message, seq=seq), duplicate=False)
+
+
+def insert_message(c: Connection, message: Message) -> int:
+    """Write the row; its ``seq``."""
+    done = c.execute(
+        insert(t.messages).values(
+            id=message.id,
+            group_id=message.group,
+            channel=message.channel,
+            external_id=message.external_id,
+            sender=message.sender,
+            text=message.text,
+            wakes=message.wakes,
+            state=message.state,
+            metadata=message.metadata,
+            created_at=message.created_at,
+            sender_id=message.sender_id,
+            role=message.role,
+            session=message.session,
+            reply_url=message.reply_url,
+            attachments=[asdict(a) for a in message.attachments],
+        )
+    )
+    key = done.inserted_primary_key
+    return int(key[0]) if key else 0
+
+
+def page(c: Connection, group_id: str, after: int, limit: int) -> list[Message]:
+    """Messages with ``seq > after`` in order of acceptance. Raises: NotFoundError."""
+    groups.need(c, group_id)
+    query = (
+        select(t.messages)
+        .where(t.messages.c.group_id == group_id, t.messages.c.seq > after)
+        .order_by(t.messages.c.seq)
+        .limit(limit)
+    )
+    return [message_of(r) for r in c.execute(query).mappings()]
+
+
+def message(c: Connection, message_id: str) -> Message:
+    """Raises: NotFoundError."""
+    row = c.execute(select(t.messages).where(t.messages.c.id == message_id)).mappings().first()
+    if row is None:
+        raise NotFoundError(f"there is no message {message_id!r}")
+    return message_of(row)
+
+
+def turn(c: Connection, turn_id: str) -> Turn:
+    """Raises: NotFoundError."""
+    row = c.execute(select(t.turns).where(t.turns.c.id == turn_id)).mappings().first()
+    if row is None:
+        raise NotFoundError(f"there is no turn {turn_id!r}")
+    return turn_of(row)
+
+
+def count_waiting(c: Connection, group_id: str) -> int:
+    """Messages of the group that no turn has taken yet."""
+    query = (
+        select(func.count())
+        .select_from(t.messages)
+        .where(t.messages.c.group_id == group_id, t.messages.c.state == MessageState.QUEUED)
+    )
+    return c.scalar(query) or 0
+
+
+def count_unanswered(c: Connection) -> int:
+    """Messages of all groups that ask for an answer and do not have it yet."""
+    open_states = (MessageState.QUEUED, MessageState.CLAIMED)
+    query = (
+        select(func.count())
+        .select_from(t.messages)
+        .where(t.messages.c.state.in_(open_states), t.messages.c.wakes)
+    )
+    return c.scalar(query) or 0
+
+
+def groups_with_work(c: Connection) -> list[str]:
+    """Groups with a running turn (of a host that ended) or a message that wakes the agent."""
+    running = select(t.turns.c.group_id, t.turns.c.started_at.label("at")).where(
+        t.turns.c.state == TurnState.RUNNING
+    )
+    queued = select(t.messages.c.group_id, t.messages.c.created_at.label("at")).where(
+        t.messages.c.state == MessageState.QUEUED, t.messages.c.wakes
+    )
+    both = running.union_all(queued).subquery()
+    query = select(both.c.group_id).group_by(both.c.group_id).order_by(func.min(both.c.at))
+    return [str(r) for r in c.scalars(query)]
+
+
+def claim(c: Connection, group_id: str, event_id: int) -> Claim | None:
+    """The group's unfinished turn with a new attempt, or a new one of what waits."""
+    if found := _unfinished(c, group_id):
+        row, taken = found
+        again = replace(turn_of(row), attempt=row["attempt"] + 1)
+        c.execute(update(t.turns).where(t.turns.c.id == again.id).values(attempt=again.attempt))
+        return Claim(again, taken, _log_start(c, again, taken, event_id))
+    waiting = _next_batch(c, group_id)
+    if not waiting:
+        return None
+    new = Turn(
+        id=f"turn_{secrets.token_hex(12)}",
+        group=group_id,
+        state=TurnState.RUNNING,
+        attempt=1,
+        started_at=time.time(),
+    )
+    c.execute(
+        insert(t.turns).values(
+            id=new.id,
+            group_id=group_id,
+            state=new.state,
+            attempt=1,
+            started_at=new.started_at,
+        )
+    )
+    claimed = tuple(
+        replace(m, state=advance(MESSAGE_MOVES, m.state, MessageState.CLAIMED), turn_id=new.id)
+        for m in waiting
+    )
+    c.execute(
+        update(t.messages)
+        .where(t.messages.c.id.in_([m.id for m in claimed]))
+        .values(state=MessageState.CLAIMED, turn_id=new.id)
+    )
+    return Claim(new, claimed, _log_start(c, new, claimed, event_id))
+
+
+def finish(c: Connection, ended: Turn, log: Event) -> bool:
+    """Write a turn's end, its messages' end and the event that tells it; False: it is stale."""
+    if not _holds(c, ended):
+        return False
+    advance(TURN_MOVES, TurnState.RUNNING, ended.state)
+    c.execute(
+        update(t.turns)
+        .where(t.turns.c.id == ended.id)
+        .values(
+            state=ended.state,
+            generation=ended.generation,
+            text=ended.text,
+            error=ended.error,
+            usage=asdict(ended.usage) if ended.usage else None,
+            finished_at=ended.finished_at,
+        )
+    )
+    after = advance(MESSAGE_MOVES, MessageState.CLAIMED, _AFTER_TURN[ended.state])
+    c.execute(
+        update(t.messages)
+        .where(t.messages.c.turn_id == ended.id, t.messages.c.state == MessageState.CLAIMED)
+        .values(state=after)
+    )
+    event_log.append(c, [log])
+    event_log.prune(c, ended.group)
+    return True
+
+
+def fit(
+    before: list[Message], question: Message, after: list[Message]
+) -> tuple[list[Message], list[Message]]:
+    """What goes into one prompt, and the context that is too old to go into any. Pure.
+
+    The newest words before the question count most; what came after it may wait for the next turn.
+    """
+    room = MAX_MESSAGES_PER_TURN - 1
+    chars = MAX_CHARS_PER_TURN - len(question.text)
+
+    def take(messages: Iterable[Message]) -> list[Message]:
+        nonlocal room, chars
+        taken: list[Message] = []
+        for m in messages:
+            if room == 0 or len(m.text) > chars:
+                break
+            room -= 1
+            chars -= len(m.text)
+            taken.append(m)
+        return taken
+
+    context = take(reversed(before))[::-1]
+    following = take(after)
+    return [*context, question, *following], before[: len(before) - len(context)]
+
+
+def _by_external_id(c: Connection, message: Message) -> RowMapping | None:
+    query = select(t.messages).where(
+        t.messages.c.group_id == message.group,
+        t.messages.c.channel == message.channel,
+        t.messages.c.external_id == message.external_id,
+    )
+    return c.execute(query).mappings().first()
+
+
+def _refuse_over(c: Connection, group_id: str, max_queue: int) -> None:
+    waiting = c.scalar(
+        select(func.count())
+        .select_from(t.messages)
+        .where(
+            t.messages.c.group_id == group_id,
+            t.messages.c.state == MessageState.QUEUED,
+            t.messages.c.wakes,
+        )
+    )
+    if (waiting or 0) >= max_queue:
+        raise BusyError(
+            f"{waiting} messages of this group are waiting already",
+            hint="wait for answers, or raise [host] max_queue",
+            retry_after=5.0,
+        )
+
+
+def _drop_context(c: Connection, group_id: str, keep: int) -> None:
+    """Keep the newest ``keep`` messages that wait as context."""
+    oldest = (
+        select(t.messages.c.id)
+        .where(
+            t.messages.c.group_id == group_id,
+            t.messages.c.state == MessageState.QUEUED,
+            ~t.messages.c.wakes,
+        )
+        .order_by(t.messages.c.seq.desc())
+        .offset(keep)
+    )
+    _drop(c, oldest)
+
+
+def _drop(c: Connection, ids: Select[tuple[str]] | list[str]) -> None:
+    dropped = advance(MESSAGE_MOVES, MessageState.QUEUED, MessageState.DROPPED)
+    c.execute(update(t.messages).where(t.messages.c.id.in_(ids)).values(state=dropped))
+
+
+def _next_batch(c: Connection, group_id: str) -> list[Message]:
+    """The first message that wakes the agent, with as much around it as one prompt holds."""
+    queued = select(t.messages).where(
+        t.messages.c.group_id == group_id, t.messages.c.state == MessageState.QUEUED
+    )
+    seq = t.messages.c.seq
+    first = c.execute(queued.where(t.messages.c.wakes).order_by(seq).limit(1)).mappings().first()
+    if first is None:
+        return []
+    question = message_of(first)
+    before = queued.where(seq < question.seq).order_by(seq.desc()).limit(MAX_CONTEXT)
+    after = queued.where(seq > question.seq).order_by(seq).limit(MAX_MESSAGES_PER_TURN)
+    batch, left_out = fit(
+        [message_of(r) for r in c.execute(before).mappings()][::-1],
+        question,
+        [message_of(r) for r in c.execute(after).mappings()],
+    )
+    if left_out:
+        _drop(c, [m.id for m in left_out])
+    return batch
+
+
+def _unfinished(c: Connection, group_id: str) -> tuple[RowMapping, tuple[Message, ...]] | None:
+    running = select(t.turns).where(
+        t.turns.c.group_id == group_id, t.turns.c.state == TurnState.RUNNING
+    )
+    row = c.execute(running).mappings().first()
+    if row is None:
+        return None
+    query = select(t.messages).where(t.messages.c.turn_id == row["id"]).order_by(t.messages.c.seq)
+    return row, tuple(message_of(m) for m in c.execute(query).mappings())
+
+
+def _holds(c: Connection, turn: Turn) -> bool:
+    query = select(t.turns.c.id).where(
+        t.turns.c.id == turn.id,
+        t.turns.c.state == TurnState.RUNNING,
+        t.turns.c.attempt == turn.attempt,
+    )
+    return c.scalar(query) is not None
+
+
+def _log_start(c: Connection, turn: Turn, taken: Sequence[Message], event_id: int) -> Event:
+    ids = tuple(m.id for m in taken)
+    data = {"turn_id": turn.id, "attempt": turn.attempt, "message_ids": list(ids)}
+    started = Event(event_id, turn.group, "turn.started", data, turn.id, ids)
+    event_log.append(c, [started])
+    return started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -14,7 +15,9 @@ from runner.errors import EngineError
 from runner.sandbox.build import build_image
 from runner.sandbox.engine import Engine
 
-TEST_IMAGE = "nanokimi-agent-test"
+TREE = Path(__file__).resolve().parents[1]
+# Each source tree has an image of its own: several may be under test on one engine.
+TEST_IMAGE = f"nanokimi-agent-test-{hashlib.sha256(str(TREE).encode()).hexdigest()[:8]}"
 BUILD_WAIT = 900.0
 
 
@@ -40,6 +43,6 @@ def docker_engine() -> str:
 @pytest.fixture(scope="session")
 def agent_image(docker_engine: str) -> str:
     """Name of an image of this source tree; one worker builds it, the others wait for it."""
-    lock = Path(tempfile.gettempdir()) / f"nanokimi-test-image-{os.getuid()}.lock"
+    lock = Path(tempfile.gettempdir()) / f"{TEST_IMAGE}-{os.getuid()}.lock"
     with FileLock(lock, timeout=BUILD_WAIT):
         return build_image(tag=TEST_IMAGE).tag

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.errors import ConfigError
-from runner.model import MAX_ID_CHARS, ExtraMount, Limits
+from runner.model import MAX_ID_CHARS, ExtraMount, Limits, Role
 from runner.settings.problem import Problem, Where, dotted, shorten
 from runner.settings.tables import GroupTable, Model, Network, Provider
 
@@ -24,7 +24,8 @@ class GroupSettings:
     """Everything that is decided for one group.
 
     ``trigger`` empty answers everything. ``alias`` is the name in ``[models.*]``, ``model.model``
-    the upstream id. ``engine`` is the command of an ACP agent, empty for the native one.
+    the upstream id. ``engine`` is the command of an ACP agent, empty for the native one. ``tools``
+    are the host tools that are switched on; ``roles`` are the group's own and everywhere's.
     """
 
     group: str
@@ -38,6 +39,11 @@ class GroupSettings:
     admin: bool
     limits: Limits
     extra_mounts: tuple[ExtraMount, ...]
+    roles: Mapping[str, Role]
+    default_role: Role
+    tools: frozenset[str]
+    webhook: str
+    max_chars: int
 
 
 def for_group(settings: Settings, group_id: str) -> GroupSettings:
@@ -76,6 +82,11 @@ def for_group(settings: Settings, group_id: str) -> GroupSettings:
             pids=sandbox.pids if limits.pids is None else limits.pids,
         ),
         extra_mounts=tuple(ExtraMount(m.name, m.source, m.mode == "ro") for m in own.mounts),
+        roles={**settings.people.roles, **own.roles},
+        default_role=settings.people.default_role,
+        tools=frozenset(name for name, tool in settings.tools if own.tools.get(name, tool.enabled)),
+        webhook=settings.delivery.webhook if own.webhook is None else own.webhook,
+        max_chars=settings.delivery.max_chars if own.max_chars is None else own.max_chars,
     )
 
 

@@ -20,7 +20,7 @@ def problems(settings: Settings) -> list[Problem]:
         *_models(settings),
         *_used_providers(settings),
         *_open_to_anthropic(settings),
-        *_store(settings),
+        *_tools(settings),
         *model_rules.problems(settings),
     ]
 
@@ -32,7 +32,7 @@ def warnings(settings: Settings) -> list[str]:
         *model_rules.warnings(settings),
         *(
             f"services.{name} is set, but nanokimi does not use it"
-            for name in ("moonshot_search", "moonshot_fetch")
+            for name in ("moonshot_fetch",)
             if getattr(settings.services, name) is not None
         ),
         *(
@@ -70,10 +70,23 @@ def _open_to_anthropic(settings: Settings) -> Iterator[Problem]:
             yield Problem(("groups", group_id, "network"), text, fix)
 
 
-def _store(settings: Settings) -> Iterator[Problem]:
-    if settings.store.url:
-        text = "names a database, but this version keeps its state in the data directory only"
-        yield Problem(("store", "url"), text, 'leave it out, or set url = ""')
+def _tools(settings: Settings) -> Iterator[Problem]:
+    known = set(type(settings.tools).model_fields)
+    for group_id, group in settings.groups.items():
+        for name in group.tools:
+            if name not in known:
+                yield Problem(
+                    ("groups", group_id, "tools", name),
+                    "is not a tool of the host",
+                    nearest(name, known, "[tools.NAME]"),
+                )
+    search = settings.tools.web_search
+    if search.engine == "moonshot" and settings.services.moonshot_search is None:
+        yield Problem(
+            ("tools", "web_search", "engine"),
+            'is "moonshot", but there is no [services.moonshot_search]',
+            'add the table, or set engine = "auto"',
+        )
 
 
 def _loop(settings: Settings) -> Iterator[Problem]:

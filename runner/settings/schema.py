@@ -8,6 +8,7 @@ from runner.settings.group import GroupSettings as GroupSettings
 from runner.settings.group import for_group
 from runner.settings.tables import (
     Agent,
+    Delivery,
     Gateway,
     GroupTable,
     Host,
@@ -15,12 +16,14 @@ from runner.settings.tables import (
     Model,
     ModelEntry,
     Name,
+    People,
     Route,
     Sandbox,
     Server,
     Services,
     Store,
     Table,
+    Tools,
 )
 from runner.settings.tables import OAuth as OAuth
 from runner.settings.tables import Provider as Provider
@@ -41,6 +44,9 @@ class Settings(Table):
     server: Server = Server()
     store: Store = Store()
     gateway: Gateway = Gateway()
+    people: People = People()
+    delivery: Delivery = Delivery()
+    tools: Tools = Tools()
     model_list: tuple[ModelEntry, ...] = Field((), strict=False)
     routes: dict[Name, Route] = Field(default_factory=dict)
     agent: Agent = Agent()

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from runner.model import MAX_ID_CHARS
+from runner.model import MAX_ID_CHARS, Role
 from runner.settings import texts
 from runner.settings.problem import Wrong, shorten
 from runner.settings.secret import Secret
@@ -33,6 +33,7 @@ Network = Literal["isolated", "open"]
 Backend = Literal["auto", "docker", "process"]
 ProviderType = Literal["kimi", "openai", "openai_legacy", "anthropic"]
 Thinking = Literal["", "off", "low", "medium", "high", "max"]
+RoleName = Annotated[Role, Field(strict=False)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TokenLimit = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -126,6 +127,97 @@ class Host(Table):
     max_queue: int = Field(100, ge=1, le=100_000)
     auto_create: bool = True
     grace: Duration = Field(20.0, ge=0, le=600)
+    steer: bool = True
+    max_hold: Wait = 86_400.0
+    allowed_groups: tuple[Name, ...] = Field((), strict=False)
+
+
+class People(Table):
+    """``[people]``: who is what in every group, by the sender's id.
+
+    ``default_role`` is that of people whom nothing names. A group's own roles come first.
+    """
+
+    default_role: RoleName = Role.MEMBER
+    roles: dict[Name, RoleName] = Field(default_factory=dict)
+
+
+class Delivery(Table):
+    """``[delivery]``: answers that the host sends by itself. Durations are seconds.
+
+    ``max_age`` is how long a delivery is tried, ``timeout`` one try; ``max_chars`` splits longer
+    texts, 0 never.
+    """
+
+    webhook: OptionalUrl = ""
+    max_chars: int = Field(0, ge=0, le=1_000_000)
+    timeout: Wait = 10.0
+    max_age: Wait = 86_400.0
+
+
+class Tool(Table):
+    """``[tools.NAME]``: a tool of the host. ``role`` is the least that may have it used.
+
+    ``per_turn`` bounds its calls in one turn.
+    """
+
+    enabled: bool = True
+    per_turn: int = Field(20, ge=1, le=1_000)
+    role: RoleName = Role.MEMBER
+
+
+class Search(Tool):
+    """``[tools.web_search]``: ``engine`` "auto" is the service of ``[services]`` if it is set."""
+
+    engine: Literal["auto", "moonshot", "duckduckgo"] = "auto"
+    max_results: int = Field(5, ge=1, le=50)
+
+
+class Fetch(Tool):
+    """``[tools.web_fetch]``: ``max_size`` bytes are read; ``allow_private`` is for tests."""
+
+    max_size: Size = Field(5 * MIB, ge=1024, le=GIB)
+    timeout: Wait = 30.0
+    allow_private: bool = False
+
+
+class Ask(Tool):
+    """``[tools.ask_user]``: ``timeout`` seconds are waited for an answer."""
+
+    timeout: Wait = 600.0
+
+
+class Files(Tool):
+    """``[tools.send_file]``: ``max_size`` bytes for one file, sent or received."""
+
+    max_size: Size = Field(20 * MIB, ge=1024, le=GIB)
+
+
+class Schedule(Tool):
+    """``[tools.schedule_task]``: how many tasks a group may have, and how often one may run.
+
+    ``min_interval`` is seconds; ``timezone`` is for tasks that name none.
+    """
+
+    max_tasks: int = Field(20, ge=1, le=10_000)
+    min_interval: Wait = 300.0
+    timezone: Annotated[str, AfterValidator(texts.timezone)] = "UTC"
+    missed: Literal["once", "skip"] = "once"
+
+
+class Tools(Table):
+    """``[tools]``: what the host offers to agents over MCP.
+
+    ``schedule_task`` holds for the other tools that deal with tasks, too.
+    """
+
+    send_message: Tool = Tool()
+    send_file: Files = Files()
+    ask_user: Ask = Ask(per_turn=5)
+    schedule_task: Schedule = Schedule()
+    web_search: Search = Search()
+    web_fetch: Fetch = Fetch()
+    register_group: Tool = Tool(role=Role.ADMIN)
 
 
 class Sandbox(Table):
@@ -157,9 +249,14 @@ class Server(Table):
 
 
 class Store(Table):
-    """``[store]``: empty for SQLite in the data directory. Secret, since it may hold a password."""
+    """``[store]``: ``url`` empty is SQLite in the data directory; it may hold a password.
+
+    What has ended is forgotten after ``keep_messages`` seconds, files after ``keep_files``.
+    """
 
     url: Annotated[Secret, AfterValidator(texts.store_url)] = Secret("")
+    keep_messages: Duration = Field(90 * 86_400.0, ge=3600, le=10_000 * 86_400)
+    keep_files: Duration = Field(30 * 86_400.0, ge=3600, le=10_000 * 86_400)
 
 
 class Budget(Table):
@@ -351,3 +448,7 @@ class GroupTable(Table):
     admin: bool = False
     mounts: tuple[Mount, ...] = Field((), strict=False)
     limits: GroupLimits = GroupLimits()
+    roles: dict[Name, RoleName] = Field(default_factory=dict)
+    tools: dict[Name, bool] = Field(default_factory=dict)
+    webhook: OptionalUrl | None = None
+    max_chars: int | None = Field(None, ge=0, le=1_000_000)

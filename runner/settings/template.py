@@ -83,8 +83,8 @@ max_ralph_iterations = 0        # extra rounds after each message; -1 is without
 reserved_context_size = 50000   # tokens kept free; less than that left: the talk is summed up
 
 [services]
-#moonshot_search = {}           # services of kimi-cli: read, not used
-#moonshot_fetch = {}
+#moonshot_search = {}           # { base_url = "https://api.kimi.com/coding/v1/search" }
+#moonshot_fetch = {}            # a service of kimi-cli: read, not used
 
 # --- The host --------------------------------------------------------------------------------
 
@@ -97,6 +97,9 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 #max_queue = 100                # messages that may wait in one group
 #auto_create = true             # a group comes to life with its first message
 #grace = "20s"                  # what running turns get when the host is stopped
+#steer = true                   # a message during a turn joins it; false: it waits for the next
+#max_hold = "1d"                # how long messages wait for a model that cannot be reached
+#allowed_groups = []            # ids or patterns ("team-*") of those served; [] is every group
 
 [sandbox]
 #backend = "auto"               # docker, process, or auto: docker when an engine answers
@@ -114,7 +117,9 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 #public_url = ""                # how others reach it, when a proxy stands before it
 
 [store]
-#url = ""                       # "" is SQLite in this directory; no other yet
+#url = ""                       # "" is SQLite in this directory; or postgresql://…
+#keep_messages = "90d"          # how long messages, turns and deliveries that ended are kept
+#keep_files = "30d"             # and files that agents sent
 
 [gateway]
 #keys = []                      # keys that other clients use the model API with: secrets, or tables
@@ -149,6 +154,50 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 #fallback = "deepseek"
 #fast = "groq"
 
+# --- People, tools, delivery ----------------------------------------------------------------
+
+# Who may do what, by the sender's id: owner, admin, member, blocked. A group may have its own.
+[people]
+#default_role = "member"        # "blocked" answers only people who are named
+#roles = {}                     # { "tg:4711" = "owner" }
+
+# Answers that nanokimi sends by itself, signed, to the URL of a message, of its group, or this one.
+[delivery]
+#webhook = ""
+#max_chars = 0                  # longer texts are split at paragraphs; 0 never
+#timeout = "10s"                # of one try
+#max_age = "1d"                 # after that a delivery is given up, and shown as rejected
+
+# What agents may ask the host for. Each takes enabled, per_turn and role: the least that may.
+[tools.send_message]
+#enabled = true
+#per_turn = 20
+#role = "member"
+
+[tools.send_file]
+#max_size = "20m"               # of one file, sent or received
+
+[tools.ask_user]
+#timeout = "10m"                # how long an answer is waited for
+
+[tools.schedule_task]
+#max_tasks = 20                 # in one group
+#min_interval = "5m"            # a task runs no more often
+#timezone = "UTC"               # of tasks that name none
+#missed = "once"                # after a downtime: once, or skip
+
+[tools.web_search]
+#engine = "auto"                # moonshot, duckduckgo; auto takes moonshot when services has it
+#max_results = 5
+
+[tools.web_fetch]
+#max_size = "5m"
+#timeout = "30s"
+#allow_private = false          # true lets agents reach addresses inside your network
+
+[tools.register_group]
+#role = "admin"                 # and only in groups with admin = true
+
 [agent]
 #engine = "native"              # or the command of an ACP agent: ["kimi", "acp"]
 
@@ -162,6 +211,10 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 #admin = false                  # may this group manage others
 #mounts = [{ source = "/srv", name = "shared", mode = "ro" }]  # read there as /mnt/shared
 #limits = { memory = "2g", cpus = 2.0, pids = 512 }
+#roles = { "tg:42" = "admin" }  # in this group, before those of [people]
+#tools = { web_search = false } # switch tools off or on for this group
+#webhook = "https://bot.example.com/answers"  # default: that of [delivery]
+#max_chars = 4096
 
 # --- The gateway's models: entries with one model_name form a pool ---------------------------
 

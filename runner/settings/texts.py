@@ -6,6 +6,7 @@ import difflib
 import re
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
+from zoneinfo import available_timezones
 
 from runner.settings.problem import Wrong, shorten
 from runner.settings.secret import Secret
@@ -122,6 +123,15 @@ def address(value: str) -> tuple[str, int]:
             f'is "{shorten(value, 60)}", not an address', 'write HOST:PORT, like "127.0.0.1:8420"'
         )
     return match[1] or match[2], int(match[3])
+
+
+def timezone(value: str) -> str:
+    """An IANA name of a time zone that this machine knows."""
+    if value not in available_timezones():
+        raise Wrong(
+            f'must be a time zone, not "{shorten(value, 40)}"', 'write it like "Asia/Tokyo"'
+        )
+    return value
 
 
 def store_url(value: Secret) -> Secret:

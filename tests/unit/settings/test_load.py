@@ -190,7 +190,7 @@ def test_an_unknown_key_names_its_path_and_the_nearest_known_key(
 def test_a_key_like_no_other_still_gets_a_nearest_key_and_the_list(data: Data) -> None:
     error = data.refused("[store]\nzzz = 1\n")
     assert "store.zzz is not a known key; the nearest is store.url" in error.message
-    assert "known here: url" in error.hint
+    assert "known here: keep_files, keep_messages, url" in error.hint
 
 
 @pytest.mark.parametrize(

@@ -247,9 +247,9 @@ def test_a_renamed_model_is_a_warning_too(data: Data) -> None:
 
 
 def test_keys_that_are_read_and_not_used_are_warnings(data: Data) -> None:
-    s = data.load("[services.moonshot_search]\nbase_url = 'https://x/v1'\n",
+    s = data.load("[services.moonshot_fetch]\nbase_url = 'https://x/v1'\n",
                   providers=PROVIDERS + "env = { A = 'b' }\n")  # fmt: skip
-    assert any("services.moonshot_search" in w for w in s.warnings)
+    assert any("services.moonshot_fetch" in w for w in s.warnings)
     assert any(".env is set" in w for w in s.warnings)
 
 
@@ -318,7 +318,25 @@ def test_an_open_sandbox_cannot_call_an_anthropic_api(data: Data) -> None:
     assert "isolated" in error.hint
 
 
-def test_a_database_that_is_not_used_is_refused(data: Data) -> None:
-    error = data.refused('[store]\nurl = "postgresql://localhost/nanokimi"\n')
-    assert "store.url names a database" in error.message
-    assert 'url = ""' in error.hint
+def test_a_tool_that_the_host_does_not_have_is_named(data: Data) -> None:
+    error = data.refused("[groups.g]\ntools = { web_serch = false }\n")
+    assert "groups.g.tools.web_serch is not a tool of the host" in error.message
+    assert "web_search" in error.hint
+
+
+def test_a_search_service_that_is_asked_for_must_be_there(data: Data) -> None:
+    error = data.refused('[tools.web_search]\nengine = "moonshot"\n')
+    assert "there is no [services.moonshot_search]" in error.message
+
+
+def test_a_time_zone_must_exist(data: Data) -> None:
+    error = data.refused('[tools.schedule_task]\ntimezone = "Mars/Base"\n')
+    assert "must be a time zone" in error.message
+
+
+def test_people_have_roles_and_a_group_its_own(data: Data) -> None:
+    s = data.load(
+        '[people]\nroles = { a = "owner", b = "blocked" }\n[groups.g]\nroles = { b = "admin" }\n'
+    )
+    assert s.for_group("g").roles == {"a": "owner", "b": "admin"}
+    assert s.for_group("h").roles == {"a": "owner", "b": "blocked"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ objects = st.dictionaries(keys, values, max_size=6)
 @st.composite
 def damaged(draw: st.DrawFn, wholes: st.SearchStrategy[Any]) -> Any:
     """Something right with one thing in it replaced by something else, at any depth."""
-    whole = draw(wholes)
+    whole = copy.deepcopy(draw(wholes))  # strategies share what they draw
     value = whole
     while True:
         inside = (

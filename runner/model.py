@@ -161,7 +161,7 @@ class Group:
     the group's conversation, empty before the first turn; ``generation`` counts its sandboxes.
     ``owner`` is the host that has its sandbox, empty when none has. ``model`` is the alias that
     the chat chose, empty for the configured one. ``reply_url`` is where its last message wanted
-    answers sent.
+    answers sent. ``registered``: somebody who may do so has made it, not just a message.
     """
 
     id: str
@@ -172,6 +172,7 @@ class Group:
     owner: str = ""
     model: str = ""
     reply_url: str = ""
+    registered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,9 +178,13 @@ class Host:
     # -- groups ---------------------------------------------------------------------------------
 
     async def put_group(self, group_id: str) -> Group:
-        """Raises: PermanentError for an impossible id."""
+        """Register a group: it is served whatever the allowlist says.
+
+        Raises:
+            PermanentError: an impossible id.
+        """
         check_group_id(group_id)
-        return await self.store.put_group(group_id)
+        return await self.store.register_group(group_id)
 
     def running(self, group_id: str) -> Turn | None:
         """The turn that the group runs now, or waits to try again."""

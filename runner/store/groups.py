@@ -45,6 +45,13 @@ def put(c: Connection, group_id: str) -> Group:
     return group
 
 
+def register(c: Connection, group_id: str) -> Group:
+    """The group, made when it is new, as one that is served whatever the allowlist says."""
+    put(c, group_id)
+    change(c, group_id, registered=True)
+    return need(c, group_id)
+
+
 def change(c: Connection, group_id: str, **values: object) -> None:
     """Set columns of the group's row."""
     c.execute(update(t.groups).where(t.groups.c.id == group_id).values(**values))

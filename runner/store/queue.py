@@ -17,6 +17,7 @@ from runner.model import (
     Message,
     MessageState,
     Turn,
+    TurnKind,
     TurnState,
     advance,
 )
@@ -149,7 +150,7 @@ def count_unanswered(c: Connection) -> int:
 def groups_with_work(c: Connection) -> list[str]:
     """Groups with a running turn (of a host that ended) or a message that wakes the agent."""
     running = select(t.turns.c.group_id, t.turns.c.started_at.label("at")).where(
-        t.turns.c.state == TurnState.RUNNING
+        t.turns.c.state == TurnState.RUNNING, t.turns.c.kind == TurnKind.CHAT
     )
     queued = select(t.messages.c.group_id, t.messages.c.created_at.label("at")).where(
         t.messages.c.state == MessageState.QUEUED, t.messages.c.wakes
@@ -322,7 +323,9 @@ def _next_batch(c: Connection, group_id: str) -> list[Message]:
 
 def _unfinished(c: Connection, group_id: str) -> tuple[RowMapping, tuple[Message, ...]] | None:
     running = select(t.turns).where(
-        t.turns.c.group_id == group_id, t.turns.c.state == TurnState.RUNNING
+        t.turns.c.group_id == group_id,
+        t.turns.c.state == TurnState.RUNNING,
+        t.turns.c.kind == TurnKind.CHAT,
     )
     row = c.execute(running).mappings().first()
     if row is None:

@@ -30,6 +30,7 @@ def group_of(r: RowMapping) -> Group:
         r["owner"],
         r["model"],
         r["reply_url"],
+        r["registered"],
     )
 
 

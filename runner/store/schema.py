@@ -40,6 +40,7 @@ groups = Table(
     Column("owner", Text, nullable=False, default="", server_default=""),
     Column("model", Text, nullable=False, default="", server_default=""),
     Column("reply_url", Text, nullable=False, default="", server_default=""),
+    Column("registered", Boolean, nullable=False, default=False, server_default=false()),
     Index("groups_by_owner", "owner"),
 )
 

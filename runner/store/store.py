@@ -114,6 +114,10 @@ class Store:
         """The group, made when it is new."""
         return await self._do(lambda c: groups.put(c, group_id))
 
+    async def register_group(self, group_id: str) -> Group:
+        """The group, made when it is new, as one that is served whatever the allowlist says."""
+        return await self._do(lambda c: groups.register(c, group_id))
+
     async def next_generation(self, group_id: str) -> int:
         """Count up and return the group's sandbox generation: the fence for everything later."""
         return await self._do(lambda c: groups.next_generation(c, group_id))

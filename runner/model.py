@@ -297,7 +297,10 @@ class Task:
     ``kind`` and ``spec`` say when: ``cron`` with five fields, ``interval`` with seconds, ``once``
     with an ISO 8601 time. ``timezone`` is an IANA name. ``session`` is ``group`` to go on with the
     group's conversation, ``own`` for one of the task's. ``missed`` is what happens with runs that
-    fell into a downtime: ``once`` makes one of them, ``skip`` none.
+    fell into a downtime: ``once`` makes one of them, ``skip`` none. ``next_at`` is when the next
+    run is due; ``last_at`` is when the last one that was made was due, and ``last_message_id`` its
+    message. ``created_by`` is the id of the person for whom it runs, empty for the operator's own.
+    ``reply_url`` is where its answers are sent, empty for where the group's are.
     """
 
     id: str
@@ -315,6 +318,7 @@ class Task:
     last_at: float | None = None
     last_message_id: str = ""
     runs: int = 0
+    reply_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)

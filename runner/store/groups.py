@@ -34,6 +34,13 @@ def need(c: Connection, group_id: str) -> Group:
     return group
 
 
+def lock(c: Connection, group_id: str) -> Group | None:
+    """The group, whose queue nobody else changes until this transaction ends."""
+    query = select(t.groups).where(t.groups.c.id == group_id).with_for_update()
+    row = c.execute(query).mappings().first()
+    return group_of(row) if row is not None else None
+
+
 def put(c: Connection, group_id: str) -> Group:
     """The group, made when it is new."""
     if (known := find(c, group_id)) is not None:

@@ -188,6 +188,7 @@ tasks = Table(
     Column("last_at", Float),
     Column("last_message_id", Text, nullable=False, default=""),
     Column("runs", Integer, nullable=False, default=0),
+    Column("reply_url", Text, nullable=False, default="", server_default=""),
     Index("tasks_by_time", "state", "next_at"),
     Index("tasks_by_group", "group_id"),
 )

@@ -1,0 +1,140 @@
+"""What a transaction can do with the calls of host tools: functions of an open connection.
+
+A call has a key of its own in its turn. Its effect and its result are written in one transaction,
+so a call that is made again, by an agent that never heard the answer, has its effect once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection as Connection
+from sqlalchemy import func, insert, select
+
+from runner.errors import PermanentError
+from runner.model import Event, Turn, TurnState
+from runner.store import event_log
+from runner.store import schema as t
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a call did: ``text`` tells the model; ``kind`` and ``data`` are an event, if any."""
+
+    text: str
+    kind: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+Work = Callable[[Connection], Effect]
+"""What a tool does within its transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: ``key`` names it within its turn, ``limit`` bounds the tool's calls in a turn."""
+
+    turn: Turn
+    key: str
+    tool: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What the model is told, and the event that was written with it: none when it was ``known``.
+
+    ``text`` is ``None`` for a call that was only counted (:func:`admit`).
+    """
+
+    text: str | None
+    event: Event | None = None
+    known: bool = False
+
+
+def once(c: Connection, call: Call, work: Work, event_id: int, about: str) -> Done:
+    """Do ``work`` and remember its result, unless the call is known.
+
+    Its event, if it makes one, goes into the log of the group ``about``.
+
+    Raises:
+        PermanentError: ``turn_over`` or ``tool_limit``; nothing is written. What ``work`` raises.
+    """
+    if found := admit(c, call):
+        return found
+    effect = work(c)
+    _remember(c, call, effect.text)
+    if not effect.kind:
+        return Done(effect.text)
+    turn = call.turn
+    data = {"turn_id": turn.id, **effect.data}
+    event = Event(event_id, about, effect.kind, data, turn.id)
+    event_log.append(c, [event])
+    return Done(effect.text, event)
+
+
+def count(c: Connection, call: Call) -> None:
+    """Count a call that may be run again, as it changes nothing. Raises: as :func:`once`."""
+    if admit(c, call) is None:
+        _remember(c, call, None)
+
+
+def admit(c: Connection, call: Call) -> Done | None:
+    """The result of a known call; ``None`` when this one may go on.
+
+    Raises:
+        PermanentError: ``turn_over``: the turn has ended, or a later attempt has taken over;
+            ``tool_limit``: the tool was called too often; ``bad_call``: the key is another tool's.
+    """
+    turn = call.turn
+    # The group's row is the lock: two calls with one key come here one after the other.
+    c.execute(select(t.groups.c.id).where(t.groups.c.id == turn.group).with_for_update())
+    holds = select(t.turns.c.id).where(
+        t.turns.c.id == turn.id,
+        t.turns.c.state == TurnState.RUNNING,
+        t.turns.c.attempt == turn.attempt,
+    )
+    if c.scalar(holds) is None:
+        raise PermanentError(
+            "the turn has ended, so its tools do nothing any more", code="turn_over"
+        )
+    rows = t.tool_calls.c
+    found = (
+        c.execute(select(t.tool_calls).where(rows.turn_id == turn.id, rows.key == call.key))
+        .mappings()
+        .first()
+    )
+    if found is not None:
+        if found["tool"] != call.tool:
+            raise PermanentError(
+                f"the key of this call was that of a call of {found['tool']}", code="bad_call"
+            )
+        return Done(found["result"]["text"], known=True)
+    made = c.scalar(
+        select(func.count())
+        .select_from(t.tool_calls)
+        .where(rows.turn_id == turn.id, rows.tool == call.tool)
+    )
+    if (made or 0) >= call.limit:
+        raise PermanentError(
+            f"{call.tool} was called {made} times in this turn, which is all it may",
+            hint="finish without it",
+            code="tool_limit",
+        )
+    return None
+
+
+def _remember(c: Connection, call: Call, text: str | None) -> None:
+    c.execute(
+        insert(t.tool_calls).values(
+            turn_id=call.turn.id,
+            key=call.key,
+            group_id=call.turn.group,
+            tool=call.tool,
+            result={"text": text},
+            created_at=time.time(),
+        )
+    )

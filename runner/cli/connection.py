@@ -12,7 +12,7 @@ from runner.errors import NotFoundError
 from runner.host.credentials import Credentials
 from runner.host.lock import serving
 from runner.settings.schema import Settings
-from runner.store import Store
+from runner.store import Store, place_of
 
 
 @asynccontextmanager
@@ -53,7 +53,9 @@ async def offline_store(context: Context) -> AsyncIterator[Store]:
             f"there is no nanokimi in {context.data} yet",
             hint="nanokimi init, or name its directory with --data",
         )
-    store = await Store.open(layout.database)
+    configured = layout.config.exists()
+    place = place_of(layout, context.settings().store) if configured else layout.database
+    store = await Store.open(place)
     try:
         yield store
     finally:

@@ -28,7 +28,7 @@ from runner.host.models import Models
 from runner.settings.problem import Wrong
 from runner.settings.schema import Settings
 from runner.settings.texts import address
-from runner.store import Store
+from runner.store import Store, place_of
 
 log = structlog.get_logger()
 
@@ -69,7 +69,7 @@ async def _serve(context: Context, settings: Settings, listen: str | None, *, sh
     host, port = _address(listen, settings)
     stop = _stop_at_signals(lambda: os._exit(1))
     credentials = Credentials(context.layout.credentials)
-    store = await Store.open(context.layout.database)
+    store = await Store.open(place_of(context.layout, settings.store))
     try:
         models = Models(context.layout, settings, store, credentials)
         calls = CallMetrics(lambda: models.gateway.parts.router)

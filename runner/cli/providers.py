@@ -42,7 +42,7 @@ from runner.host.credentials import Credentials
 from runner.host.models import Models
 from runner.settings.problem import shorten
 from runner.settings.schema import Settings
-from runner.store import Store
+from runner.store import Store, place_of
 
 app = typer.Typer(
     help="Real calls to the configured models: they cost what they cost.", no_args_is_help=True
@@ -257,7 +257,7 @@ def _check(router: Router, model: str) -> None:
 async def _parts(context: Context, settings: Settings) -> AsyncIterator[Parts]:
     """What the gateway of this data directory is made of; its calls are booked."""
     credentials = Credentials(context.layout.credentials)
-    store = await Store.open(context.layout.database)
+    store = await Store.open(place_of(context.layout, settings.store))
     try:
         models = Models(context.layout, settings, store, credentials)
         async with models.running():

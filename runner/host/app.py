@@ -38,7 +38,7 @@ from runner.settings.layout import Layout
 from runner.settings.load import load_settings
 from runner.settings.reload import watch_settings
 from runner.settings.schema import Settings
-from runner.store import Accepted, Store
+from runner.store import Accepted, Store, place_of
 
 log = structlog.get_logger()
 
@@ -378,7 +378,7 @@ async def open_host(
         EngineError, ImageMissingError: no backend can be had.
         TemporaryError, PermanentError: the store cannot be opened.
     """
-    store = await Store.open(layout.database)
+    store = await Store.open(place_of(layout, settings.store))
     try:
         spawner = await make_spawner(await store.install_id())
         try:

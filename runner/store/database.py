@@ -1,40 +1,53 @@
-"""Opens the database, and says in people's words what is wrong with it."""
+"""Which database: one engine for a file or a URL, and its errors in people's words."""
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import URL, Connection, Engine, insert, make_url, select
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from runner.errors import NanokimiError, PermanentError, TemporaryError
+from runner.errors import ConfigError, NanokimiError, PermanentError
+from runner.settings.layout import Layout
+from runner.settings.tables import Store as StoreSettings
 from runner.store import schema as t
+from runner.store.postgres import check_postgres, explain_postgres, open_postgres
+from runner.store.sqlite import explain_sqlite, open_sqlite
 
-READS = "nanokimi_reads"
-"""Execution option of a connection that only reads: it does not wait for the writer."""
+Place = Path | str
+"""Where a database is: the file of SQLite, or a URL, which may hold a password."""
 
 
-def open_sqlite(path: Path) -> Engine:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10.0}, pool_size=2)
+def place_of(layout: Layout, store: StoreSettings) -> Place:
+    """What ``[store] url`` says. Raises: ConfigError: the secret cannot be read."""
+    return store.url.reveal() if store.url else layout.database
 
-    @event.listens_for(engine, "connect")
-    def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
 
-    @event.listens_for(engine, "begin")
-    def _on_begin(connection: Connection) -> None:
-        reads = connection.get_execution_options().get(READS)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-    return engine
+def open_engine(place: Place) -> Engine:
+    """Raises: ConfigError, PermanentError."""
+    if isinstance(place, Path):
+        return open_sqlite(place)
+    try:
+        url = make_url(place)
+    except (ArgumentError, ValueError):
+        raise ConfigError(
+            "[store] url is not a database URL",
+            hint="write it like postgresql://user:password@host/database",
+        ) from None
+    kind = url.get_backend_name()
+    if kind == "postgresql":
+        return open_postgres(url)
+    if kind == "sqlite" and url.database and url.database != ":memory:":
+        return open_sqlite(Path(url.database).absolute())
+    raise ConfigError(
+        f"[store] url names {kind}, which cannot be used like this",
+        hint='write postgresql://user:password@host/database, or "" for SQLite in data/',
+    )
 
 
 def prepare(c: Connection) -> None:
+    if c.dialect.name == "postgresql":
+        check_postgres(c)
     t.metadata.create_all(c)
     found = c.scalar(select(t.meta.c.value).where(t.meta.c.key == "schema_version"))
     if found is None:
@@ -47,26 +60,8 @@ def prepare(c: Connection) -> None:
         )
 
 
-def explain(e: DatabaseError) -> NanokimiError:
-    text = str(e.orig)
-    if not isinstance(e, OperationalError):
-        return PermanentError(
-            f"the database is damaged: {text}",
-            hint="restore nanokimi.db from a backup, or move it away to start with an empty one",
-            code="store_damaged",
-        )
-    if "full" in text:
-        return TemporaryError(
-            "the disk that holds the database is full", hint="free some space", code="disk_full"
-        )
-    if "locked" in text or "busy" in text:
-        return TemporaryError(
-            "the database is locked by another process",
-            hint="end the other process that has it open",
-            code="store_locked",
-        )
-    return TemporaryError(
-        f"the database cannot be used: {text}",
-        hint="check that the data directory is writable",
-        code="store_unavailable",
-    )
+def explain(e: DBAPIError, url: URL) -> NanokimiError:
+    """What an operator can do about it."""
+    if url.get_backend_name() == "postgresql":
+        return explain_postgres(e, url)
+    return explain_sqlite(e)

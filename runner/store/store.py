@@ -10,17 +10,17 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, insert, select
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from runner.model import Event, Group, Message, Turn
 from runner.store import event_log, groups, queue
 from runner.store import schema as t
-from runner.store.database import READS, explain, open_sqlite, prepare
+from runner.store.database import Place, explain, open_engine, prepare
 from runner.store.queue import Accepted, Claim
+from runner.store.sqlite import READS
 
 _T = TypeVar("_T")
 
@@ -38,13 +38,15 @@ class Store:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
 
     @classmethod
-    async def open(cls, path: Path) -> Store:
-        """Open the SQLite file, made with mode 0600 when it is missing.
+    async def open(cls, place: Place) -> Store:
+        """Open a SQLite file, made with mode 0600 when it is missing, or the database of a URL.
 
         Raises:
+            ConfigError: a URL that names no database, or one without its driver.
             PermanentError: not a database, or of a newer version of nanokimi.
+            TemporaryError: it cannot be reached, or not be written.
         """
-        store = cls(open_sqlite(path))
+        store = cls(open_engine(place))
         try:
             await store._do(prepare)
         except BaseException:
@@ -80,8 +82,8 @@ class Store:
                     return work(c)
             except IntegrityError:
                 raise  # a bug of ours, never the operator's
-            except DatabaseError as e:
-                raise explain(e) from None
+            except DBAPIError as e:
+                raise explain(e, self._engine.url) from None
 
         return await asyncio.get_running_loop().run_in_executor(thread, run)
 

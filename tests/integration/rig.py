@@ -110,7 +110,11 @@ def write_config(
     host: str = "",
     sandbox: str = "",
     more: str = "",
+    store_url: str = "",
 ) -> None:
+    """``store_url``: that of a PostgreSQL database; empty is SQLite."""
+    if store_url:
+        more += f'\n[store]\nurl = "{store_url}"\n'
     layout.root.mkdir(parents=True, exist_ok=True)
     layout.config.write_text(
         CONFIG.format(

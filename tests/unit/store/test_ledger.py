@@ -1,6 +1,6 @@
 import asyncio
+import json
 import math
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from runner.calls import DAY, NANO, By, Call, Failure, Outcome, Percentiles, Price, Tokens, UsageRow
 from runner.model import Event, Message
-from runner.store import Store
+from runner.store import Place, Store
 from runner.store.ledger import Ledger, Span, days_back
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
@@ -23,8 +24,8 @@ ALL = Span(0.0)
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(tmp_path / "nanokimi.db")
+async def store(place: Place) -> AsyncIterator[Store]:
+    store = await Store.open(place)
     yield store
     await store.close()
 
@@ -55,9 +56,7 @@ def failed(provider: str = "kimi", **more: Any) -> Call:
     return call(outcome=Outcome.FAILED, provider=provider, **{**nothing, **more})
 
 
-async def test_a_call_is_kept_with_everything_that_was_known(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+async def test_a_call_is_kept_with_everything_that_was_known(ledger: Ledger, store: Store) -> None:
     tokens = Tokens(1, 2, 3, 4, 5)
     await ledger.write(
         [
@@ -71,11 +70,12 @@ async def test_a_call_is_kept_with_everything_that_was_known(
             )
         ]
     )
-    with sqlite3.connect(tmp_path / "nanokimi.db") as other:
-        other.row_factory = sqlite3.Row
-        row = dict(other.execute("select * from calls").fetchone())
-        failures = other.execute("select provider, model, type from failures").fetchall()
-    assert row.pop("price").startswith('{"input": 3.0')
+    row = dict(await store.read(lambda c: c.execute(text("select * from calls")).mappings().one()))
+    failures = await store.read(
+        lambda c: [tuple(r) for r in c.execute(text("select provider, model, type from failures"))]
+    )
+    price = row.pop("price")  # SQLite keeps JSON as text
+    assert (json.loads(price) if isinstance(price, str) else price)["input"] == 3.0
     assert row == {
         "seq": 1,
         "at": NOON,

@@ -2,22 +2,24 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from runner.errors import BusyError, NotFoundError, PermanentError
 from runner.model import Event, Message, MessageState, Turn, TurnState, Usage
-from runner.store import KEPT_EVENTS_PER_GROUP, Accepted, Claim, Store
+from runner.store import KEPT_EVENTS_PER_GROUP, Accepted, Claim, Place, Store
 from runner.store.queue import MAX_CHARS_PER_TURN, MAX_CONTEXT, MAX_MESSAGES_PER_TURN
 
 _ids = iter(range(1, 10**9))
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(tmp_path / "nanokimi.db")
+async def store(place: Place) -> AsyncIterator[Store]:
+    store = await Store.open(place)
     yield store
     await store.close()
 
@@ -67,9 +69,10 @@ def ended(turn: Turn, state: TurnState = TurnState.DONE) -> Turn:
     )
 
 
-async def test_an_accepted_message_is_on_disk_with_its_event(store: Store, tmp_path: Path) -> None:
+async def test_an_accepted_message_is_on_disk_with_its_event(store: Store, place: Place) -> None:
     accepted = await say(store, "hello")
-    with sqlite3.connect(tmp_path / "nanokimi.db") as other:
+    connect = sqlite3.connect if isinstance(place, Path) else psycopg.connect
+    with closing(connect(str(place))) as other:
         rows = other.execute("select text, state, sender from messages").fetchall()
         events = other.execute("select kind from events").fetchall()
     assert rows == [("hello", "queued", "Ada")]
@@ -198,9 +201,8 @@ async def test_the_end_of_a_turn_ends_its_messages(
     assert (turn.state, turn.text, turn.usage) == (state, "yes", Usage(1, None, 2, 3))
 
 
-async def test_work_is_listed_oldest_group_first_and_survives_a_restart(tmp_path: Path) -> None:
-    path = tmp_path / "nanokimi.db"
-    store = await Store.open(path)
+async def test_work_is_listed_oldest_group_first_and_survives_a_restart(place: Place) -> None:
+    store = await Store.open(place)
     for group in ("b", "a", "c"):
         await say(store, "x", group)
     await claim(store, "a")
@@ -208,7 +210,7 @@ async def test_work_is_listed_oldest_group_first_and_survives_a_restart(tmp_path
     await store.finish(ended(got.turn), event("c"))
     install = await store.install_id()
     await store.close()
-    store = await Store.open(path)
+    store = await Store.open(place)
     assert set(await store.groups_with_work()) == {"a", "b"}
     assert await store.install_id() == install
     await store.close()

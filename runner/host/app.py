@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -34,6 +33,7 @@ from runner.host.opener import Opener
 from runner.host.pool import Pool
 from runner.model import MAX_ID_CHARS, Event, Group, Message, Turn
 from runner.sandbox.spawner import Spawner
+from runner.sandbox.trees import remove_tree
 from runner.settings.layout import Layout
 from runner.settings.load import load_settings
 from runner.settings.reload import watch_settings
@@ -400,8 +400,7 @@ def remove_files(layout: Layout, folder: str) -> None:
     """
     try:
         for path in (layout.workspace(folder), layout.sessions(folder), layout.group_run(folder)):
-            if path.exists():
-                shutil.rmtree(path)
+            remove_tree(path)
         for log_file in layout.agent_log(folder).parent.glob(f"{folder}.log*"):
             log_file.unlink(missing_ok=True)
     except OSError as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import compileall
+import contextlib
 import json
 import os
 import shutil
@@ -41,6 +42,7 @@ from runner.sandbox.spawner import (
     SandboxSpec,
     SandboxStatus,
 )
+from runner.sandbox.trees import remove_tree
 from runner.sandbox.volumes import (
     CONFIG_FILE,
     Owner,
@@ -277,7 +279,8 @@ class ProcessSpawner:
             child.close()
             self._children.pop(process.ref, None)
         if record.home:
-            await asyncio.to_thread(shutil.rmtree, record.home, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(remove_tree, Path(record.home))
         self._records.remove(record.folder)
 
 

@@ -1,10 +1,11 @@
-"""One Unix socket per sandbox that leads to its model, and nowhere else.
+"""One Unix socket per sandbox that leads to its model and its host's tools, and nowhere else.
 
 A sandbox has no network. What it may reach is the socket in its run directory: the relay there
 checks the sandbox's scoped token, holds the request to the group's own model and hands it to the
-gateway, which puts the real token on, streams the answer through and books it on the group. Which
-socket a request came by says which group is calling; the scoped token is worth nothing anywhere
-else and dies with the socket.
+gateway, which puts the real token on, streams the answer through and books it on the group. What
+else the host has on offer there is an application for each path. Which socket a request came by
+says which group is calling; the scoped token is worth nothing anywhere else and dies with the
+socket.
 
 The peers are hostile by assumption: bodies, headers, connections and waits are bounded, and no
 header of theirs is passed on.
@@ -19,7 +20,7 @@ import hmac
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -78,11 +79,20 @@ class _Connection(H11Protocol):
             self._silent.cancel()
 
 
-class Relay:
-    """All open sockets; what comes by them goes through the gateway of now."""
+Beside = Callable[[str, Scope, Receive, Send], Awaitable[None]]
+"""What answers at one path of every socket; it is told whose socket it is."""
 
-    def __init__(self, gateway: Callable[[], Gateway]) -> None:
+
+class Relay:
+    """All open sockets; what comes by them goes through the gateway of now, or to one ``beside``
+    it, by path.
+    """
+
+    def __init__(
+        self, gateway: Callable[[], Gateway], beside: Mapping[str, Beside] | None = None
+    ) -> None:
         self._gateway = gateway
+        self._beside = dict(beside or {})
         self._open: dict[Path, tuple[asyncio.Server, ServerState]] = {}
 
     async def open(self, path: Path, door: Door) -> None:
@@ -137,15 +147,17 @@ class Relay:
             return
         request = Request(scope, receive)
         with contextlib.suppress(ClientDisconnect):  # the sandbox hung up; the call is cancelled
-            response = await self._answer(door, request)
+            known = _knows(door, request)
+            if known and (app := self._beside.get(request.url.path)):
+                await app(door.group, scope, receive, send)
+                return
+            response = await self._answer(door, request) if known else _UNKNOWN
             await response(scope, receive, send)
 
     async def _answer(self, door: Door, request: Request) -> Response:
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(sent.encode(), door.token.encode()):
-            return _error(401, "invalid_authentication_error", "this socket needs its own token")
         if request.url.path != "/v1/chat/completions":
-            return _error(404, "resource_not_found_error", "only /v1/chat/completions is here")
+            here = ", ".join(("/v1/chat/completions", *self._beside))
+            return _error(404, "resource_not_found_error", f"there is nothing here but {here}")
         if request.method != "POST":
             return _error(405, "invalid_request_error", "use POST")
         try:
@@ -159,8 +171,16 @@ class Relay:
         return await deliver(self._gateway(), caller, replace(asked, model=door.alias), request)
 
 
+def _knows(door: Door, request: Request) -> bool:
+    sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+    return hmac.compare_digest(sent.encode(), door.token.encode())
+
+
 def _error(status: int, kind: str, message: str) -> Response:
     return failed("openai", GatewayFailure(status, kind, message))
+
+
+_UNKNOWN = _error(401, "invalid_authentication_error", "this socket needs its own token")
 
 
 def _listen(path: Path) -> socket.socket:
@@ -168,7 +188,7 @@ def _listen(path: Path) -> socket.socket:
         return _bind(path)
     except OSError as e:
         raise TemporaryError(
-            f"the model's socket {path} cannot be made: {e.strerror}",
+            f"the sandbox's socket {path} cannot be made: {e.strerror}",
             hint="check the disk and the mode of data/run; it may be deleted while stopped",
             code="socket_failed",
         ) from None

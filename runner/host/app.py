@@ -31,6 +31,10 @@ from runner.host.logins import GroupLogins
 from runner.host.models import Models
 from runner.host.opener import Opener
 from runner.host.pool import Pool
+from runner.host.tools.desk import ToolDesk
+from runner.host.tools.offered import offered
+from runner.host.tools.server import PATH as MCP_PATH
+from runner.host.tools.server import ToolServer
 from runner.model import MAX_ID_CHARS, Event, Group, Message, Turn
 from runner.sandbox.spawner import Spawner
 from runner.sandbox.trees import remove_tree
@@ -80,7 +84,16 @@ class Host:
         self.spawner = spawner
         self.credentials = credentials
         self.models = Models(layout, settings, store, credentials)
-        self.relay = Relay(lambda: self.models.gateway)
+        self.tools = ToolServer(
+            ToolDesk(
+                store,
+                log_,
+                lambda: self.settings,
+                lambda group: self._dispatcher.current(group),  # noqa: PLW0108  made below
+                offered(),
+            )
+        )
+        self.relay = Relay(lambda: self.models.gateway, {MCP_PATH: self.tools.serve})
         self._opener = Opener(layout, settings, store, spawner, self.relay, credentials)
         self._logins = GroupLogins(credentials, self._opener)
         self.pool = Pool(
@@ -275,6 +288,7 @@ class Host:
         background = [
             asyncio.create_task(self.events.run(), name="write events"),
             asyncio.create_task(self._dispatcher.run(), name="dispatcher"),
+            asyncio.create_task(self.tools.run(), name="tool server"),
             asyncio.create_task(self.pool.reap(), name="reap idle sandboxes"),
             asyncio.create_task(self._reconcile(), name="reconcile sandboxes"),
             asyncio.create_task(self._watch_settings(), name="watch config.toml"),

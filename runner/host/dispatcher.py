@@ -119,6 +119,11 @@ class Dispatcher:
         run = self._running.get(group)
         return run.turn if run is not None else None
 
+    def current(self, group: str) -> tuple[Turn, tuple[Message, ...]] | None:
+        """The turn that is being tried now, and its messages; ``None`` between two tries."""
+        run = self._running.get(group)
+        return (run.turn, run.messages) if run is not None and run.next is None else None
+
     def running_count(self) -> int:
         return len(self._running)
 

@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from sqlalchemy import Connection as Connection
 from sqlalchemy import func, insert, select
 
 from runner.errors import PermanentError
 from runner.model import Event, Turn, TurnState
-from runner.store import event_log
+from runner.store import groups
 from runner.store import schema as t
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a call did: ``text`` tells the model; ``kind`` and ``data`` are an event, if any."""
+    """What a call did: ``text`` tells the model; ``event`` is one that it wrote, if any."""
 
     text: str
-    kind: str = ""
-    data: dict[str, Any] = field(default_factory=dict)
+    event: Event | None = None
 
 
-Work = Callable[[Connection], Effect]
-"""What a tool does within its transaction."""
+Work = Callable[[Connection, int], Effect]
+"""What a tool does within its transaction; the number is for the id of its event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +43,30 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What the model is told, and the event that was written with it: none when it was ``known``.
+    """What the model is told, and the event that was written with it: none of a known call.
 
-    ``text`` is ``None`` for a call that was only counted (:func:`admit`).
+    ``text`` is ``None`` for a call that was only counted.
     """
 
     text: str | None
     event: Event | None = None
-    known: bool = False
 
 
-def once(c: Connection, call: Call, work: Work, event_id: int, about: str) -> Done:
+def once(c: Connection, call: Call, work: Work, event_id: int) -> Done:
     """Do ``work`` and remember its result, unless the call is known.
 
-    Its event, if it makes one, goes into the log of the group ``about``.
-
     Raises:
-        PermanentError: ``turn_over`` or ``tool_limit``; nothing is written. What ``work`` raises.
+        PermanentError: as :func:`admit`; nothing is written. And what ``work`` raises.
     """
     if found := admit(c, call):
         return found
-    effect = work(c)
+    effect = work(c, event_id)
     _remember(c, call, effect.text)
-    if not effect.kind:
-        return Done(effect.text)
-    turn = call.turn
-    data = {"turn_id": turn.id, **effect.data}
-    event = Event(event_id, about, effect.kind, data, turn.id)
-    event_log.append(c, [event])
-    return Done(effect.text, event)
+    return Done(effect.text, effect.event)
 
 
 def count(c: Connection, call: Call) -> None:
-    """Count a call that may be run again, as it changes nothing. Raises: as :func:`once`."""
+    """Count a call that may be run again, as it changes nothing. Raises: as :func:`admit`."""
     if admit(c, call) is None:
         _remember(c, call, None)
 
@@ -91,7 +80,7 @@ def admit(c: Connection, call: Call) -> Done | None:
     """
     turn = call.turn
     # The group's row is the lock: two calls with one key come here one after the other.
-    c.execute(select(t.groups.c.id).where(t.groups.c.id == turn.group).with_for_update())
+    groups.lock(c, turn.group)
     holds = select(t.turns.c.id).where(
         t.turns.c.id == turn.id,
         t.turns.c.state == TurnState.RUNNING,
@@ -112,7 +101,7 @@ def admit(c: Connection, call: Call) -> Done | None:
             raise PermanentError(
                 f"the key of this call was that of a call of {found['tool']}", code="bad_call"
             )
-        return Done(found["result"]["text"], known=True)
+        return Done(found["result"]["text"])
     made = c.scalar(
         select(func.count())
         .select_from(t.tool_calls)

@@ -103,16 +103,16 @@ class Context:
     async def once(self, work: Work, *, about: str = "") -> str:
         """Do ``work`` in one transaction with the call's result, unless the call is known.
 
-        ``work`` is a function of an open connection; its :class:`Effect` may carry one event, that
-        of the group ``about`` (empty: the caller's own). It is shown when it is on disk.
+        ``work`` is a function of an open connection. It may write one event, with the id that it
+        is given, into the log of the group ``about`` (empty: the caller's own), and say so in its
+        :class:`Effect`: the event is shown when it is on disk.
 
         Raises:
             PermanentError: the turn is over, or the tool was called too often.
         """
-        group = about or self.group
-        with self.log.writing(group) as event_id:
+        with self.log.writing(about or self.group) as event_id:
             done = await self.store.transact(
-                lambda c: tool_calls.once(c, self.call, work, event_id, group)
+                lambda c: tool_calls.once(c, self.call, work, event_id)
             )
             if done.event is not None:
                 self.log.show(done.event)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from runner.errors import PermanentError
 from runner.model import Event, Message, Turn, TurnState
-from runner.store import Store, groups, tool_calls
+from runner.store import Store, event_log, groups, tool_calls
 from runner.store.tool_calls import Call, Effect
 
 
@@ -28,20 +28,22 @@ async def begin(store: Store) -> Turn:
     return claim.turn
 
 
-def effect(c: Connection) -> Effect:
+def effect(c: Connection, event_id: int) -> Effect:
     groups.put(c, f"made-{len(groups.find_all(c))}")
-    return Effect("made", "message.sent", {"text": "made"})
+    event = Event(event_id, "g", "message.sent", {"text": "made"})
+    event_log.append(c, [event])
+    return Effect("made", event)
 
 
 async def run(store: Store, call: Call, event_id: int) -> tool_calls.Done:
-    return await store.transact(lambda c: tool_calls.once(c, call, effect, event_id, "g"))
+    return await store.transact(lambda c: tool_calls.once(c, call, effect, event_id))
 
 
 async def test_a_known_call_has_its_result_and_no_second_effect(store: Store) -> None:
     call = Call(await begin(store), "k", "send_message", 5)
     first = await run(store, call, 10)
     again = await run(store, call, 11)
-    assert (first.text, again.text, again.known, again.event) == ("made", "made", True, None)
+    assert (first.text, again.text, again.event) == ("made", "made", None)
     assert len(await store.groups()) == 2
     assert [e.id for e in await store.events_after("g", 5)] == [10]
 
@@ -51,7 +53,7 @@ async def test_a_later_attempt_knows_the_calls_of_the_one_before(store: Store) -
     await run(store, Call(turn, "k", "send_message", 5), 10)
     later = await store.claim("g", 11)
     assert later is not None
-    assert (await run(store, Call(later.turn, "k", "send_message", 5), 12)).known
+    assert (await run(store, Call(later.turn, "k", "send_message", 5), 12)).event is None
     with pytest.raises(PermanentError) as caught:  # the attempt that was overtaken
         await run(store, Call(turn, "other", "send_message", 5), 13)
     assert caught.value.code == "turn_over"
@@ -76,21 +78,21 @@ async def test_a_tool_has_only_so_many_calls_in_a_turn(store: Store) -> None:
     with pytest.raises(PermanentError) as caught:
         await run(store, Call(turn, "3", "send_message", 2), 12)
     assert caught.value.code == "tool_limit"
-    assert (await run(store, Call(turn, "1", "send_message", 2), 13)).known
-    assert not (await run(store, Call(turn, "3", "list_tasks", 2), 14)).known
+    assert (await run(store, Call(turn, "1", "send_message", 2), 13)).text == "made"
+    assert (await run(store, Call(turn, "3", "list_tasks", 2), 14)).event is not None
 
 
 async def test_what_fails_leaves_nothing(store: Store) -> None:
     call = Call(await begin(store), "k", "send_message", 5)
 
-    def broken(c: Connection) -> Effect:
-        effect(c)
+    def broken(c: Connection, event_id: int) -> Effect:
+        effect(c, event_id)
         raise PermanentError("no")
 
     with pytest.raises(PermanentError, match="no"):
-        await store.transact(lambda c: tool_calls.once(c, call, broken, 10, "g"))
+        await store.transact(lambda c: tool_calls.once(c, call, broken, 10))
     assert len(await store.groups()) == 1
-    assert not (await run(store, call, 11)).known
+    assert (await run(store, call, 11)).event is not None
 
 
 async def test_a_key_belongs_to_one_tool(store: Store) -> None:

@@ -270,7 +270,9 @@ class Delivery:
     """One thing to tell a chat, unique by ``turn_id`` and ``ordinal``; times are Unix seconds.
 
     ``body`` is what is sent; ``channel`` and ``target`` say how and where to. ``attempts`` counts
-    tries, ``next_at`` is when the next one is due, ``error`` why the last one failed.
+    tries, ``next_at`` is when the next one is due, ``error`` why the last one failed. ``since`` is
+    when it began to be tried for as long as may be. While it is being sent, ``attempts`` is the
+    fence of whoever sends it and ``next_at`` the end of that claim.
     """
 
     id: str
@@ -287,6 +289,7 @@ class Delivery:
     next_at: float = 0.0
     error: str = ""
     created_at: float = 0.0
+    since: float = 0.0
     finished_at: float | None = None
 
 

@@ -107,6 +107,7 @@ class Host:
             self.pool,
             lambda: TurnLimits(self.settings.host.turn_timeout, self.settings.host.max_attempts),
             self._logins,
+            lambda group: self.settings.for_group(group).webhook,
         )
         self._deleting: set[str] = set()
         self.stopping = False

@@ -93,12 +93,14 @@ class Dispatcher:
         pool: Pool,
         limits: Callable[[], TurnLimits],
         logins: Logins,
+        webhook: Callable[[str], str],
     ) -> None:
         self._store = store
         self._log = log_
         self._pool = pool
         self._limits = limits
         self._logins = logins
+        self._webhook = webhook
         self._held: set[str] = set()
         self._excused: Counter[str] = Counter()
         self._woken: asyncio.Queue[str] = asyncio.Queue()
@@ -364,7 +366,7 @@ class Dispatcher:
         self._excused.pop(turn.id, None)
         with self._log.writing(turn.group) as event_id:
             event = Event(event_id, turn.group, kind, data, turn.id)
-            if await self._store.finish(turn, event):
+            if await self._store.finish(turn, event, self._webhook(turn.group)):
                 self._log.show(event)
             else:
                 log.warning("turn.stale_end", group=turn.group, turn=turn.id)

@@ -21,7 +21,7 @@ from runner.model import (
     TurnState,
     advance,
 )
-from runner.store import event_log, groups
+from runner.store import event_log, groups, outbox
 from runner.store import schema as t
 from runner.store.rows import message_of, turn_of
 
@@ -198,8 +198,13 @@ def claim(c: Connection, group_id: str, event_id: int) -> Claim | None:
     return Claim(new, claimed, _log_start(c, new, claimed, event_id))
 
 
-def finish(c: Connection, ended: Turn, log: Event) -> bool:
-    """Write a turn's end, its messages' end and the event that tells it; False: it is stale."""
+def finish(c: Connection, ended: Turn, log: Event, webhook: str = "") -> bool:
+    """Write a turn's end, its messages' end, the event and the delivery that tell it.
+
+    False, and nothing written, when the turn is stale. ``webhook`` is where the group's answers go
+    when no message of it has said.
+    """
+    groups.lock(c, ended.group)
     if not _holds(c, ended):
         return False
     advance(TURN_MOVES, TurnState.RUNNING, ended.state)
@@ -223,6 +228,7 @@ def finish(c: Connection, ended: Turn, log: Event) -> bool:
     )
     event_log.append(c, [log])
     event_log.prune(c, ended.group)
+    outbox.conclude(c, ended, log, webhook)
     return True
 
 

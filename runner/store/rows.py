@@ -8,6 +8,9 @@ from sqlalchemy import RowMapping
 
 from runner.model import (
     Attachment,
+    Delivery,
+    DeliveryKind,
+    DeliveryState,
     Event,
     Group,
     Message,
@@ -80,4 +83,25 @@ def turn_of(r: RowMapping) -> Turn:
 def event_of(r: RowMapping) -> Event:
     return Event(
         r["id"], r["group_id"], r["kind"], r["data"], r["turn_id"], tuple(r["message_ids"])
+    )
+
+
+def delivery_of(r: RowMapping) -> Delivery:
+    return Delivery(
+        id=r["id"],
+        group=r["group_id"],
+        turn_id=r["turn_id"],
+        ordinal=r["ordinal"],
+        kind=DeliveryKind(r["kind"]),
+        body=r["body"],
+        channel=r["channel"],
+        target=r["target"],
+        seq=r["seq"],
+        state=DeliveryState(r["state"]),
+        attempts=r["attempts"],
+        next_at=r["next_at"],
+        error=r["error"],
+        created_at=r["created_at"],
+        since=r["since"],
+        finished_at=r["finished_at"],
     )

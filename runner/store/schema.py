@@ -151,11 +151,20 @@ outbox = Table(
     Column("next_at", Float, nullable=False),
     Column("error", Text, nullable=False, default=""),
     Column("created_at", Float, nullable=False),
+    Column("since", Float, nullable=False),
     Column("finished_at", Float),
     UniqueConstraint("turn_id", "ordinal"),
     Index("outbox_by_state", "state", "next_at"),
     Index("outbox_by_group", "group_id", "seq"),
     sqlite_autoincrement=True,
+)
+# What is still to be sent, however much was: each group's next one is found at once.
+Index(
+    "outbox_open",
+    outbox.c.group_id,
+    outbox.c.seq,
+    sqlite_where=outbox.c.finished_at.is_(None),
+    postgresql_where=outbox.c.finished_at.is_(None),
 )
 
 # What host tools did in a turn, so that a call which is made again has its effect once.

@@ -179,13 +179,14 @@ class Store:
         """
         return await self._do(lambda c: queue.claim(c, group_id, event_id))
 
-    async def finish(self, turn: Turn, log: Event) -> bool:
-        """Write a turn's end, its messages' end and the event that tells it, at once.
+    async def finish(self, turn: Turn, log: Event, webhook: str = "") -> bool:
+        """Write a turn's end, its messages' end, and the event and delivery that tell it, at once.
 
-        ``turn`` carries the new state, text, error and usage. False, and nothing written, when a
-        later attempt has taken over or the turn has ended already.
+        ``turn`` carries the new state, text, error and usage; ``webhook`` is where the answer goes
+        when no message of the group has said. False, and nothing written, when a later attempt has
+        taken over or the turn has ended already.
         """
-        return await self._do(lambda c: queue.finish(c, turn, log))
+        return await self._do(lambda c: queue.finish(c, turn, log, webhook))
 
     async def turn(self, turn_id: str) -> Turn:
         """Raises: NotFoundError."""

@@ -43,6 +43,7 @@ from runner.settings.load import load_settings
 from runner.settings.reload import watch_settings
 from runner.settings.schema import Settings
 from runner.store import Accepted, Store, place_of
+from runner.store.task_desk import Tasks, task_limits
 
 log = structlog.get_logger()
 
@@ -84,6 +85,7 @@ class Host:
         self.spawner = spawner
         self.credentials = credentials
         self.models = Models(layout, settings, store, credentials)
+        self.tasks = Tasks(store, lambda: task_limits(self.settings.tools.schedule_task))
         self.tools = ToolServer(
             ToolDesk(
                 store,

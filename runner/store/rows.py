@@ -16,6 +16,8 @@ from runner.model import (
     Message,
     MessageState,
     Role,
+    Task,
+    TaskState,
     Turn,
     TurnKind,
     TurnState,
@@ -77,6 +79,27 @@ def turn_of(r: RowMapping) -> Turn:
         session=r["session"],
         excused=r["excused"],
         held_since=r["held_since"],
+    )
+
+
+def task_of(r: RowMapping) -> Task:
+    return Task(
+        id=r["id"],
+        group=r["group_id"],
+        prompt=r["prompt"],
+        kind=r["kind"],
+        spec=r["spec"],
+        timezone=r["timezone"],
+        next_at=r["next_at"],
+        state=TaskState(r["state"]),
+        session=r["session"],
+        missed=r["missed"],
+        created_by=r["created_by"],
+        created_at=r["created_at"],
+        last_at=r["last_at"],
+        last_message_id=r["last_message_id"],
+        runs=r["runs"],
+        reply_url=r["reply_url"],
     )
 
 

@@ -3,14 +3,13 @@
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 
 from runner.errors import ConflictError, NotFoundError, PermanentError
 from runner.model import TaskState
 from runner.schedule import ScheduleKind
-from runner.store import Store
+from runner.store import Place, Store, tasks
 from runner.store.task_desk import NewTask, TaskChange, TaskLimits, Tasks
 from runner.store.tasks import KEPT_DONE
 
@@ -39,8 +38,8 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    store = await Store.open(tmp_path / "nanokimi.db")
+async def desk(place: Place) -> AsyncIterator[Desk]:
+    store = await Store.open(place)
     await store.put_group("g")
     await store.put_group("other")
     yield Desk(store)
@@ -155,8 +154,6 @@ async def test_a_removed_group_takes_its_tasks_along(desk: Desk) -> None:
 
 
 async def test_a_clock_that_is_set_back_brings_no_time_a_second_time(desk: Desk) -> None:
-    from runner.store import tasks
-
     task = await desk.tasks.add("g", replace(HOURLY, kind=ScheduleKind.CRON, when="0 * * * *"))
     assert task.next_at is not None
     ran = replace(task, last_at=task.next_at)
@@ -169,8 +166,6 @@ async def test_a_clock_that_is_set_back_brings_no_time_a_second_time(desk: Desk)
 
 
 async def test_tasks_that_are_done_do_not_pile_up(desk: Desk) -> None:
-    from runner.store import tasks
-
     desk.limits = replace(LIMITS, max_tasks=1)
     for n in range(KEPT_DONE + 5):
         task = await desk.tasks.add("g", HOURLY)
@@ -184,8 +179,6 @@ async def test_tasks_that_are_done_do_not_pile_up(desk: Desk) -> None:
 
 
 async def test_due_tasks_come_page_by_page(desk: Desk) -> None:
-    from runner.store import tasks
-
     desk.limits = replace(LIMITS, max_tasks=100)
     made = [await desk.tasks.add("g", HOURLY) for _ in range(5)]
     paused = await desk.tasks.add("g", HOURLY)

@@ -85,6 +85,12 @@ class ConflictError(PermanentError):
     code = "conflict"
 
 
+class OwnedElsewhereError(ConflictError):
+    """Another host has the group."""
+
+    code = "owned_elsewhere"
+
+
 class SandboxGoneError(TemporaryError):
     """The sandbox ended while it was needed."""
 

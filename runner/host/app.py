@@ -27,6 +27,7 @@ from runner.host.credentials import Credentials
 from runner.host.decide import wakes
 from runner.host.dispatcher import Dispatcher, TurnLimits
 from runner.host.events import EventLog
+from runner.host.lease import Keeper, host_id
 from runner.host.logins import GroupLogins
 from runner.host.models import Models
 from runner.host.opener import Opener
@@ -43,6 +44,8 @@ from runner.settings.load import load_settings
 from runner.settings.reload import watch_settings
 from runner.settings.schema import Settings
 from runner.store import Accepted, Store, place_of
+from runner.store.hosts import Standing
+from runner.store.lease import Lease
 from runner.store.task_desk import Tasks, task_limits
 
 log = structlog.get_logger()
@@ -75,6 +78,8 @@ class Host:
         layout: Layout,
         settings: Settings,
         store: Store,
+        lease: Lease,
+        standing: Standing,
         log_: EventLog,
         spawner: Spawner,
         credentials: Credentials,
@@ -96,7 +101,8 @@ class Host:
             )
         )
         self.relay = Relay(lambda: self.models.gateway, {MCP_PATH: self.tools.serve})
-        self._opener = Opener(layout, settings, store, spawner, self.relay, credentials)
+        self._lease = lease
+        self._opener = Opener(layout, settings, store, lease, spawner, self.relay, credentials)
         self._logins = GroupLogins(credentials, self._opener)
         self.pool = Pool(
             self._opener,
@@ -105,11 +111,20 @@ class Host:
         )
         self._dispatcher = Dispatcher(
             store,
+            lease.host,
             log_,
             self.pool,
             lambda: TurnLimits(self.settings.host.turn_timeout, self.settings.host.max_attempts),
             self._logins,
             lambda group: self.settings.for_group(group).webhook,
+        )
+        self._keeper = Keeper(
+            store,
+            lease,
+            standing,
+            has=self.pool.groups,
+            let_go=self.pool.drop,
+            wake=self._dispatcher.wake,
         )
         self._deleting: set[str] = set()
         self.stopping = False
@@ -292,6 +307,8 @@ class Host:
             asyncio.create_task(self.events.run(), name="write events"),
             asyncio.create_task(self._dispatcher.run(), name="dispatcher"),
             asyncio.create_task(self.tools.run(), name="tool server"),
+            asyncio.create_task(self._keeper.keep(), name="keep the lease"),
+            asyncio.create_task(self._keeper.look(), name="look for work"),
             asyncio.create_task(self.pool.reap(), name="reap idle sandboxes"),
             asyncio.create_task(self._reconcile(), name="reconcile sandboxes"),
             asyncio.create_task(self._watch_settings(), name="watch config.toml"),
@@ -300,8 +317,6 @@ class Host:
         for task in background:
             task.add_done_callback(self._on_end)
         try:
-            for group in await self.store.groups_with_work():
-                self._dispatcher.wake(group)
             yield
         finally:
             await self.drain()
@@ -312,6 +327,8 @@ class Host:
             await self.relay.aclose()
             with contextlib.suppress(NanokimiError):
                 await self._opener.clear_leftovers()
+            with contextlib.suppress(NanokimiError):
+                await self._lease.leave()
 
     async def _say_backend(self) -> None:
         """What agents run in, and what an operator should know of it."""
@@ -344,8 +361,7 @@ class Host:
         while True:
             await asyncio.sleep(RECONCILE)
             try:
-                strays = [i for i in await self.spawner.list() if not self.pool.has(i.group)]
-                for info in strays:
+                for info in await self._opener.strays(self.pool.groups()):
                     log.warning("sandbox.stray_ended", group=info.group, ref=info.ref[:12])
                     await self.spawner.stop(info, grace=self.settings.sandbox.stop_grace)
             except NanokimiError as e:
@@ -399,8 +415,10 @@ async def open_host(
     try:
         spawner = await make_spawner(await store.install_id())
         try:
-            log_ = await EventLog.open(store)
-            host = Host(layout, settings, store, log_, spawner, credentials)
+            lease = Lease(store, host_id(layout.host_id))
+            standing = await lease.enter()
+            log_ = await EventLog.open(store, standing.slot)
+            host = Host(layout, settings, store, lease, standing, log_, spawner, credentials)
             async with host.models.running(), host.running_host():
                 yield host
         finally:

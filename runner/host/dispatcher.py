@@ -30,7 +30,7 @@ from runner.host.events import EventLog
 from runner.host.pool import Pool, Slot
 from runner.host.session import AgentSession, Answer
 from runner.model import Event, Message, Turn, TurnState, Usage
-from runner.store import Store
+from runner.store import Claim, Store
 
 log = structlog.get_logger()
 
@@ -49,6 +49,7 @@ class _Run:
 
     turn: Turn
     messages: tuple[Message, ...]
+    generation: int
     login: str
     session: AgentSession | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -89,6 +90,7 @@ class Dispatcher:
     def __init__(
         self,
         store: Store,
+        host: str,
         log_: EventLog,
         pool: Pool,
         limits: Callable[[], TurnLimits],
@@ -96,6 +98,7 @@ class Dispatcher:
         webhook: Callable[[str], str],
     ) -> None:
         self._store = store
+        self._host = host
         self._log = log_
         self._pool = pool
         self._limits = limits
@@ -222,11 +225,11 @@ class Dispatcher:
         """The group's turn as ours; ``before`` is its attempt that failed, if there was one."""
         login = self._logins.fingerprint(group)
         with self._log.writing(group) as event_id:
-            claim = await self._store.claim(group, event_id)
-            if claim is None:
-                return None
+            claim = await self._store.claim(group, self._host, event_id)
+            if not isinstance(claim, Claim):
+                return None  # nothing waits, or another host has it
             self._log.show(claim.event)
-        run = _Run(claim.turn, claim.messages, login)
+        run = _Run(claim.turn, claim.messages, claim.group.generation, login)
         if before is not None and before.turn.id == claim.turn.id:
             run.cancelled = before.cancelled
         self._running[group] = run
@@ -304,7 +307,7 @@ class Dispatcher:
 
     async def _prompt(self, slot: Slot, run: _Run) -> Answer:
         limits = self._limits()
-        session = await slot.session()
+        session = await slot.session(run.generation)
         run.session = session
         if run.cancelled.is_set():
             return Answer("", "cancelled", None)

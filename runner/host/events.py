@@ -1,7 +1,8 @@
 """The event log of every group: what the API streams, in order, resumable.
 
 Ids are microseconds of the wall clock, raised where the clock did not move, so they grow over
-restarts too. Facts (accepted, started, finished, failed, tools) are written to the store; the
+restarts too; their lowest four bits are the host's slot, so that no two hosts make the same.
+Facts (accepted, started, finished, failed, tools) are written to the store; the
 deltas of a text are kept in memory only, as the finished text holds the same words.
 """
 
@@ -20,6 +21,7 @@ import structlog
 
 from runner.model import Event
 from runner.store import KEPT_EVENTS_PER_GROUP, Store
+from runner.store.hosts import SLOTS
 
 log = structlog.get_logger()
 
@@ -94,7 +96,8 @@ class _Line:
 class EventLog:
     """Makes events, shows them to whoever listens, and keeps what has to survive."""
 
-    def __init__(self, store: Store, last_id: int) -> None:
+    def __init__(self, store: Store, last_id: int, slot: int) -> None:
+        self.slot = slot
         self._store = store
         self._last = last_id
         self._rings: OrderedDict[str, deque[Event]] = OrderedDict()
@@ -114,8 +117,9 @@ class EventLog:
         return len(self._unwritten)
 
     @classmethod
-    async def open(cls, store: Store) -> EventLog:
-        return cls(store, await store.last_event_id())
+    async def open(cls, store: Store, slot: int = 0) -> EventLog:
+        """``slot`` is that of this host among those on the store."""
+        return cls(store, await store.last_event_id(), slot)
 
     @contextmanager
     def writing(self, group: str) -> Iterator[int]:
@@ -157,7 +161,8 @@ class EventLog:
         return self._last
 
     def _next_id(self) -> int:
-        self._last = max(self._last + 1, time.time_ns() // 1000)
+        now = max(self._last // SLOTS + 1, time.time_ns() // 1000 // SLOTS)
+        self._last = now * SLOTS + self.slot
         return self._last
 
     def _emit(self, group: str, line: _Line) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -25,6 +26,7 @@ from runner.settings.projection import project_config, project_credentials
 from runner.settings.schema import Settings
 from runner.settings.tables import Provider
 from runner.store import Store
+from runner.store.lease import Lease
 
 log = structlog.get_logger()
 
@@ -50,6 +52,7 @@ class Opener:
         layout: Layout,
         settings: Settings,
         store: Store,
+        lease: Lease,
         spawner: Spawner,
         relay: Relay,
         credentials: Credentials,
@@ -57,6 +60,7 @@ class Opener:
         self.settings = settings
         self._layout = layout
         self._store = store
+        self._lease = lease
         self._spawner = spawner
         self._relay = relay
         self._credentials = credentials
@@ -76,7 +80,7 @@ class Opener:
         else:
             credentials = await self._credentials.projected(of_group.provider)
         try:
-            generation = await self._store.next_generation(group)
+            generation = await self._store.next_generation(group, self._lease.host)
             sandbox = await self._spawner.ensure(replace(spec, credentials=credentials), generation)
         except BaseException:
             await self._relay.close(socket)
@@ -98,13 +102,14 @@ class Opener:
         log.info("sandbox.ready", group=group, generation=generation)
         return session
 
-    def outdated(self, session: AgentSession) -> bool:
-        """Would the settings of now make another sandbox?"""
+    def outdated(self, session: AgentSession, generation: int) -> bool:
+        """Would the settings of now make another sandbox, or is it older than ``generation``?"""
         info = session.sandbox.info
         of_group = self.settings.for_group(info.group)
         made = self._made.get(info.group)
         return (
             made is None
+            or info.generation < generation
             or made.spec != self._spec(of_group, info.folder)
             or made.provider != of_group.provider
         )
@@ -133,11 +138,20 @@ class Opener:
                 made.credentials = credentials
 
     async def clear_leftovers(self) -> int:
-        """End the sandboxes that an earlier host of this install left behind; says how many."""
-        leftovers: list[SandboxInfo] = await self._spawner.list()
-        for info in leftovers:
+        """End the sandboxes that nobody has; says how many.
+
+        An earlier host of this install left them behind, or a start or stop that failed.
+        """
+        strays = await self.strays(frozenset())
+        for info in strays:
             await self._spawner.stop(info, grace=self.settings.sandbox.stop_grace)
-        return len(leftovers)
+        return len(strays)
+
+    async def strays(self, known: Collection[str]) -> list[SandboxInfo]:
+        """Sandboxes of groups that are neither ``known`` nor with another living host."""
+        found: list[SandboxInfo] = await self._spawner.list()
+        elsewhere = await self._lease.elsewhere()
+        return [i for i in found if i.group not in known and i.group not in elsewhere]
 
     async def _take_down(self, sandbox: Sandbox) -> None:
         sandbox.streams.abort()

@@ -32,8 +32,8 @@ class SessionMaker(Protocol):
 
     async def open(self, group: str) -> AgentSession: ...
 
-    def outdated(self, session: AgentSession) -> bool:
-        """The settings ask for another sandbox than this session has."""
+    def outdated(self, session: AgentSession, generation: int) -> bool:
+        """The settings ask for another sandbox, or it is older than ``generation``."""
         ...
 
     async def close(self, session: AgentSession) -> None:
@@ -48,15 +48,13 @@ class Slot:
         self._pool = pool
         self.group = group
 
-    async def session(self) -> AgentSession:
-        """The group's warm session, or a new one."""
-        return await self._pool._session(self.group)
+    async def session(self, generation: int = 0) -> AgentSession:
+        """The group's warm session if its sandbox is of this generation, else a new one."""
+        return await self._pool._session(self.group, generation)
 
     async def discard(self) -> None:
         """Let go of the session: it is broken. Its sandbox is ended when the slot is given back."""
-        session = self._pool._sessions.get(self.group)
-        if session is not None:
-            await session.close()
+        await self._pool.drop(self.group)
 
 
 class Pool:
@@ -119,13 +117,19 @@ class Pool:
             await then()
             return had_one
 
+    async def drop(self, group: str) -> None:
+        """Let go of the group's session, also in the midst of a turn; its sandbox is ended soon."""
+        session = self._sessions.get(group)
+        if session is not None:
+            await session.close()
+
     def warm(self) -> dict[str, AgentSession]:
         """Sessions by group, busy ones too."""
         return dict(self._sessions)
 
-    def has(self, group: str) -> bool:
-        """The group has a sandbox, or is getting or losing one."""
-        return group in self._occupied
+    def groups(self) -> set[str]:
+        """Groups that have a sandbox, or are getting or losing one."""
+        return set(self._occupied)
 
     async def reap(self) -> None:
         """End what has been idle too long; runs until cancelled."""
@@ -209,10 +213,10 @@ class Pool:
 
     # -- sandboxes ------------------------------------------------------------------------------
 
-    async def _session(self, group: str) -> AgentSession:
+    async def _session(self, group: str, generation: int) -> AgentSession:
         session = self._sessions.get(group)
         if session is not None:
-            if session.alive and not self._maker.outdated(session):
+            if session.alive and not self._maker.outdated(session, generation):
                 return session
             await self._end(group)
         session = self._sessions[group] = await self._maker.open(group)

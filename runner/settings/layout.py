@@ -32,6 +32,11 @@ class Layout:
         return self.root / "nanokimi.db"
 
     @property
+    def host_id(self) -> Path:
+        """The name by which the hosts of one database know the host of this directory."""
+        return self.root / "host-id"
+
+    @property
     def models(self) -> Path:
         """The operator's corrections to the facts about models, if there are any."""
         return self.root / "models.toml"

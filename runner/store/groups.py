@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
-from runner.errors import NotFoundError
+from runner.errors import NotFoundError, OwnedElsewhereError
 from runner.model import Group, folder_of
 from runner.store import schema as t
 from runner.store.rows import group_of
@@ -42,14 +43,15 @@ def lock(c: Connection, group_id: str) -> Group | None:
 
 
 def put(c: Connection, group_id: str) -> Group:
-    """The group, made when it is new."""
+    """The group, made when it is new, also when another host makes it right now."""
     if (known := find(c, group_id)) is not None:
         return known
-    group = Group(group_id, folder_of(group_id), created_at=time.time())
-    c.execute(
-        insert(t.groups).values(id=group.id, folder=group.folder, created_at=group.created_at)
-    )
-    return group
+    row = {"id": group_id, "folder": folder_of(group_id), "created_at": time.time()}
+    if c.dialect.name == "postgresql":
+        c.execute(postgresql.insert(t.groups).values(row).on_conflict_do_nothing())
+    else:
+        c.execute(sqlite.insert(t.groups).values(row).on_conflict_do_nothing())
+    return need(c, group_id)
 
 
 def register(c: Connection, group_id: str) -> Group:
@@ -64,8 +66,13 @@ def change(c: Connection, group_id: str, **values: object) -> None:
     c.execute(update(t.groups).where(t.groups.c.id == group_id).values(**values))
 
 
-def next_generation(c: Connection, group_id: str) -> int:
-    """Count up and return the group's sandbox generation."""
+def next_generation(c: Connection, group_id: str, host: str) -> int:
+    """Count up and return the group's sandbox generation. Raises: OwnedElsewhereError."""
+    group = lock(c, group_id) or need(c, group_id)
+    if group.owner != host:
+        raise OwnedElsewhereError(
+            f"the group {group_id!r} is with another host", hint="its messages are answered there"
+        )
     change(c, group_id, generation=t.groups.c.generation + 1)
     return need(c, group_id).generation
 

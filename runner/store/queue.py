@@ -14,6 +14,7 @@ from runner.model import (
     MESSAGE_MOVES,
     TURN_MOVES,
     Event,
+    Group,
     Message,
     MessageState,
     Turn,
@@ -21,8 +22,9 @@ from runner.model import (
     TurnState,
     advance,
 )
-from runner.store import event_log, groups, outbox
+from runner.store import event_log, groups, hosts, outbox
 from runner.store import schema as t
+from runner.store.hosts import Elsewhere
 from runner.store.rows import message_of, turn_of
 
 MAX_MESSAGES_PER_TURN = 50
@@ -49,19 +51,23 @@ class Accepted:
 class Claim:
     """A turn to run now, and the event that says so.
 
-    ``turn.attempt`` is its fence: only the newest attempt may finish it.
+    ``turn.attempt`` is its fence: only the newest attempt may finish it. ``group`` is as it is
+    now; sandboxes of an older generation than its are of no use.
     """
 
     turn: Turn
     messages: tuple[Message, ...]
     event: Event
+    group: Group
 
 
 def accept(c: Connection, message: Message, max_queue: int, log: Event) -> Accepted:
     """Write a message and its event. Raises: BusyError."""
+    if groups.lock(c, message.group) is None:
+        groups.put(c, message.group)
+        groups.lock(c, message.group)
     if message.external_id is not None and (row := _by_external_id(c, message)):
         return Accepted(message_of(row), duplicate=True)
-    groups.put(c, message.group)
     if message.wakes:
         _refuse_over(c, message.group, max_queue)
     else:
@@ -147,8 +153,11 @@ def count_unanswered(c: Connection) -> int:
     return c.scalar(query) or 0
 
 
-def groups_with_work(c: Connection) -> list[str]:
-    """Groups with a running turn (of a host that ended) or a message that wakes the agent."""
+def groups_with_work(c: Connection, host: str) -> list[str]:
+    """Groups that ``host`` may work for, with a turn that runs or a message that wakes the agent.
+
+    Those that have waited longest come first.
+    """
     running = select(t.turns.c.group_id, t.turns.c.started_at.label("at")).where(
         t.turns.c.state == TurnState.RUNNING, t.turns.c.kind == TurnKind.CHAT
     )
@@ -156,17 +165,25 @@ def groups_with_work(c: Connection) -> list[str]:
         t.messages.c.state == MessageState.QUEUED, t.messages.c.wakes
     )
     both = running.union_all(queued).subquery()
-    query = select(both.c.group_id).group_by(both.c.group_id).order_by(func.min(both.c.at))
+    query = (
+        select(both.c.group_id)
+        .where(both.c.group_id.in_(hosts.mine_or_free(c, host)))
+        .group_by(both.c.group_id)
+        .order_by(func.min(both.c.at))
+    )
     return [str(r) for r in c.scalars(query)]
 
 
-def claim(c: Connection, group_id: str, event_id: int) -> Claim | None:
+def claim(c: Connection, group_id: str, host: str, event_id: int) -> Claim | Elsewhere | None:
     """The group's unfinished turn with a new attempt, or a new one of what waits."""
+    group = hosts.take(c, group_id, host)
+    if not isinstance(group, Group):
+        return group
     if found := _unfinished(c, group_id):
         row, taken = found
         again = replace(turn_of(row), attempt=row["attempt"] + 1)
         c.execute(update(t.turns).where(t.turns.c.id == again.id).values(attempt=again.attempt))
-        return Claim(again, taken, _log_start(c, again, taken, event_id))
+        return Claim(again, taken, _log_start(c, again, taken, event_id), group)
     waiting = _next_batch(c, group_id)
     if not waiting:
         return None
@@ -195,7 +212,7 @@ def claim(c: Connection, group_id: str, event_id: int) -> Claim | None:
         .where(t.messages.c.id.in_([m.id for m in claimed]))
         .values(state=MessageState.CLAIMED, turn_id=new.id)
     )
-    return Claim(new, claimed, _log_start(c, new, claimed, event_id))
+    return Claim(new, claimed, _log_start(c, new, claimed, event_id), group)
 
 
 def finish(c: Connection, ended: Turn, log: Event, webhook: str = "") -> bool:

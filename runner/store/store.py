@@ -19,6 +19,7 @@ from runner.model import Event, Group, Message, Turn
 from runner.store import event_log, groups, queue
 from runner.store import schema as t
 from runner.store.database import Place, explain, open_engine, prepare
+from runner.store.hosts import Elsewhere
 from runner.store.queue import Accepted, Claim
 from runner.store.sqlite import READS
 
@@ -120,9 +121,13 @@ class Store:
         """The group, made when it is new, as one that is served whatever the allowlist says."""
         return await self._do(lambda c: groups.register(c, group_id))
 
-    async def next_generation(self, group_id: str) -> int:
-        """Count up and return the group's sandbox generation: the fence for everything later."""
-        return await self._do(lambda c: groups.next_generation(c, group_id))
+    async def next_generation(self, group_id: str, host: str) -> int:
+        """Count up and return the group's sandbox generation: the fence for everything later.
+
+        Raises:
+            OwnedElsewhereError: the group is not this host's any more.
+        """
+        return await self._do(lambda c: groups.next_generation(c, group_id, host))
 
     async def set_session(self, group_id: str, session_id: str, generation: int) -> None:
         """Remember the agent's session; ignored when the writer's generation is stale."""
@@ -166,18 +171,20 @@ class Store:
 
     # -- turns ----------------------------------------------------------------------------------
 
-    async def groups_with_work(self) -> list[str]:
-        """Groups with a running turn (of a host that ended) or a message that wakes the agent."""
-        return await self._do(queue.groups_with_work)
+    async def groups_with_work(self, host: str) -> list[str]:
+        """Groups that ``host`` may work for, with a running turn or a message that wakes."""
+        return await self._do(lambda c: queue.groups_with_work(c, host))
 
-    async def claim(self, group_id: str, event_id: int) -> Claim | None:
+    async def claim(self, group_id: str, host: str, event_id: int) -> Claim | Elsewhere | None:
         """Take the group's unfinished turn with a new attempt, or make one of what waits.
+
+        The group becomes ``host``'s, unless another living one has it.
 
         A turn needs at least one message that wakes the agent; what was said before it goes along
         as context, and what came after it too, as far as one prompt holds. Its ``turn.started``
         event is written with it.
         """
-        return await self._do(lambda c: queue.claim(c, group_id, event_id))
+        return await self._do(lambda c: queue.claim(c, group_id, host, event_id))
 
     async def finish(self, turn: Turn, log: Event, webhook: str = "") -> bool:
         """Write a turn's end, its messages' end, and the event and delivery that tell it, at once.

@@ -21,7 +21,7 @@ from runner.model import (
     Turn,
     TurnState,
 )
-from runner.store import Store, outbox
+from runner.store import Claim, Store, outbox
 from runner.store.deliveries import Deliveries
 
 _ids = itertools.count(1)
@@ -45,8 +45,8 @@ async def begin(store: Store, group: str = "g", **more: Any) -> Turn:
     n = next(_ids)
     message = Message(f"msg_{n}", group, 0, "hi", channel="http", created_at=time.time(), **more)
     await store.accept(message, 100, Event(next(_ids), group, "message.accepted", {}))
-    claim = await store.claim(group, next(_ids))
-    assert claim is not None
+    claim = await store.claim(group, "host", next(_ids))
+    assert isinstance(claim, Claim)
     return claim.turn
 
 
@@ -107,8 +107,8 @@ async def test_a_second_end_of_a_turn_makes_no_second_answer(
     store: Store, deliveries: Deliveries
 ) -> None:
     first = await begin(store, reply_url=URL)
-    again = await store.claim("g", next(_ids))
-    assert again is not None
+    again = await store.claim("g", "host", next(_ids))
+    assert isinstance(again, Claim)
     assert not await end(store, first)
     assert await end(store, again.turn)
     assert not await end(store, again.turn)
@@ -187,8 +187,8 @@ async def test_another_group_is_told_at_its_own_address_and_nothing_of_the_first
 
 async def test_nothing_is_said_in_a_turn_that_is_over_or_taken_over(store: Store) -> None:
     first = await begin(store)
-    again = await store.claim("g", next(_ids))
-    assert again is not None
+    again = await store.claim("g", "host", next(_ids))
+    assert isinstance(again, Claim)
     with pytest.raises(ConflictError):
         await say(store, first, "late")
     await say(store, again.turn, "right")

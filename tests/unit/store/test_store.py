@@ -14,6 +14,7 @@ from runner.model import Event, Message, MessageState, Turn, TurnState, Usage
 from runner.store import KEPT_EVENTS_PER_GROUP, Accepted, Claim, Place, Store
 from runner.store.queue import MAX_CHARS_PER_TURN, MAX_CONTEXT, MAX_MESSAGES_PER_TURN
 
+HOST = "host"
 _ids = iter(range(1, 10**9))
 
 
@@ -54,8 +55,8 @@ async def say(
 
 
 async def claim(store: Store, group: str = "g") -> Claim:
-    got = await store.claim(group, next(_ids))
-    assert got is not None
+    got = await store.claim(group, HOST, next(_ids))
+    assert isinstance(got, Claim)
     return got
 
 
@@ -116,8 +117,8 @@ async def test_a_claim_takes_what_waits_in_order(store: Store) -> None:
 
 async def test_context_alone_makes_no_turn(store: Store) -> None:
     await say(store, "context", wakes=False)
-    assert await store.claim("g", next(_ids)) is None
-    assert await store.groups_with_work() == []
+    assert await store.claim("g", HOST, next(_ids)) is None
+    assert await store.groups_with_work(HOST) == []
 
 
 async def test_a_question_after_much_context_is_answered_with_the_newest_of_it(
@@ -144,7 +145,8 @@ async def test_more_than_one_prompt_holds_waits_for_the_next_turn(store: Store) 
         await say(store, f"{n}{big}")
     seen = []
     for _ in range(3):
-        if (got := await store.claim("g", next(_ids))) is None:
+        got = await store.claim("g", HOST, next(_ids))
+        if not isinstance(got, Claim):
             break
         assert sum(len(m.text) for m in got.messages) <= MAX_CHARS_PER_TURN
         seen.append([m.text[0] for m in got.messages])
@@ -211,15 +213,16 @@ async def test_work_is_listed_oldest_group_first_and_survives_a_restart(place: P
     install = await store.install_id()
     await store.close()
     store = await Store.open(place)
-    assert set(await store.groups_with_work()) == {"a", "b"}
+    assert set(await store.groups_with_work(HOST)) == {"a", "b"}
     assert await store.install_id() == install
     await store.close()
 
 
 async def test_generations_grow_and_fence_the_session(store: Store) -> None:
-    await store.put_group("g")
-    old = await store.next_generation("g")
-    new = await store.next_generation("g")
+    await say(store, "question")
+    await claim(store)
+    old = await store.next_generation("g", HOST)
+    new = await store.next_generation("g", HOST)
     assert new == old + 1
     await store.set_session("g", "late", old)
     assert (await store.group("g")).session_id == ""

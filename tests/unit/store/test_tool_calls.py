@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from runner.errors import PermanentError
 from runner.model import Event, Message, Turn, TurnState
-from runner.store import Store, event_log, groups, tool_calls
+from runner.store import Claim, Store, event_log, groups, tool_calls
 from runner.store.tool_calls import Call, Effect
 
 
@@ -23,8 +23,8 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 async def begin(store: Store) -> Turn:
     message = Message(id="msg", group="g", seq=0, text="hi")
     await store.accept(message, 10, Event(1, "g", "message.accepted", {}))
-    claim = await store.claim("g", 2)
-    assert claim is not None
+    claim = await store.claim("g", "host", 2)
+    assert isinstance(claim, Claim)
     return claim.turn
 
 
@@ -51,8 +51,8 @@ async def test_a_known_call_has_its_result_and_no_second_effect(store: Store) ->
 async def test_a_later_attempt_knows_the_calls_of_the_one_before(store: Store) -> None:
     turn = await begin(store)
     await run(store, Call(turn, "k", "send_message", 5), 10)
-    later = await store.claim("g", 11)
-    assert later is not None
+    later = await store.claim("g", "host", 11)
+    assert isinstance(later, Claim)
     assert (await run(store, Call(later.turn, "k", "send_message", 5), 12)).event is None
     with pytest.raises(PermanentError) as caught:  # the attempt that was overtaken
         await run(store, Call(turn, "other", "send_message", 5), 13)

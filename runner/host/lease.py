@@ -1,0 +1,106 @@
+"""Keeps this host's lease on the store, and finds work that reached the store by other ways."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+
+import structlog
+
+from runner.errors import ConflictError, NanokimiError, TemporaryError
+from runner.store import Store
+from runner.store.hosts import LEASE, Standing
+from runner.store.lease import Lease
+
+log = structlog.get_logger()
+
+RENEW = LEASE / 4
+RENEW_AGAIN = 1.0
+# Work comes by other ways when another host takes messages, or leaves turns behind.
+LOOK_AMONG_OTHERS = 1.0
+LOOK_ALONE = 15.0
+
+
+def host_id(path: Path) -> str:
+    """The name of the host of this data directory, made once and kept in the file ``path``.
+
+    Raises:
+        TemporaryError: it can neither be read nor written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+            new.write_text(secrets.token_hex(8))
+            new.replace(path)
+        kept = path.read_text().strip()
+    except OSError as e:
+        raise TemporaryError(
+            f"{path} cannot be used: {e.strerror}",
+            hint="make the data directory writable",
+            code="host_id",
+        ) from None
+    if not (kept.isalnum() and kept.isascii() and len(kept) <= 64):
+        raise ConflictError(
+            f"{path} does not hold the name of a host", hint="remove that file", code="host_id"
+        )
+    return kept
+
+
+class Keeper:
+    """See the module.
+
+    Args:
+        has: groups whose sandboxes this host has.
+        let_go: called with a group that another host has taken.
+        wake: called with a group that has work.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        standing: Standing,
+        *,
+        has: Callable[[], Collection[str]],
+        let_go: Callable[[str], Awaitable[None]],
+        wake: Callable[[str], None],
+    ) -> None:
+        self.standing = standing
+        self._store = store
+        self._lease = lease
+        self._has = has
+        self._let_go = let_go
+        self._wake = wake
+
+    async def keep(self) -> None:
+        """Renew the lease until cancelled.
+
+        Raises:
+            ConflictError: another process has come as this host, which must end.
+            PermanentError: others have taken its place.
+        """
+        while True:
+            try:
+                self.standing = await self._lease.renew()
+                if self.standing.others:
+                    for group in await self._lease.elsewhere() & set(self._has()):
+                        log.warning("group.taken_by_another_host", group=group)
+                        await self._let_go(group)
+            except TemporaryError as e:
+                log.warning("lease.not_renewed", code=e.code, error=e.message)
+                await asyncio.sleep(RENEW_AGAIN)
+            else:
+                await asyncio.sleep(RENEW)
+
+    async def look(self) -> None:
+        """Wake groups that have work, now and then, until cancelled."""
+        while True:
+            try:
+                for group in await self._store.groups_with_work(self._lease.host):
+                    self._wake(group)
+            except NanokimiError as e:
+                log.warning("work.not_looked_for", code=e.code, error=e.message)
+            await asyncio.sleep(LOOK_AMONG_OTHERS if self.standing.others else LOOK_ALONE)

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runner.api.client import Api
@@ -23,6 +23,7 @@ class Served:
 
     Args:
         program: what Python runs; a test may wrap the product to break it at a chosen point.
+        env: variables of its own, beside those of the test.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class Served:
         *,
         program: Sequence[str] = ("-m", "runner"),
         log_level: str = "info",
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.layout = layout
         self.program = tuple(program)
         self.log_path = layout.root.parent / f"{layout.root.name}-serve.log"
         self._log_level = log_level
+        self._env = env or {}
         self._process: asyncio.subprocess.Process | None = None
         self.url = ""
 
@@ -67,7 +70,7 @@ class Served:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=env,
+                env=env | self._env,
             )
         async with asyncio.timeout(DEADLINE):
             while not (url := self._announced()):
@@ -84,9 +87,13 @@ class Served:
 
     async def died(self) -> int:
         """Wait for its end; the exit code, negative for a signal."""
-        assert self._process is not None
         async with asyncio.timeout(DEADLINE):
-            return await self._process.wait()
+            return await self.wait()
+
+    async def wait(self) -> int:
+        """The same without a deadline."""
+        assert self._process is not None
+        return await self._process.wait()
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL when it does not end."""
@@ -99,9 +106,12 @@ class Served:
             await self.kill()
 
     async def kill(self) -> None:
+        self.send_kill()
+        await self.died()
+
+    def send_kill(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
-        await self.died()
 
 
 def tail(path: Path, lines: int = 30) -> str:

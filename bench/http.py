@@ -59,11 +59,16 @@ def call(
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """When a message was sent, and when its ``turn.finished`` was read: ``time.monotonic()``."""
+    """When a message was sent and its end was read, as ``time.monotonic()``.
+
+    ``dispatched`` is the seconds that the host took from taking the message in to its turn, by the
+    ids of the two events, which are microseconds of its clock.
+    """
 
     sent: float
     finished: float
     text: str
+    dispatched: float
 
 
 class ApiClient:
@@ -84,12 +89,18 @@ class ApiClient:
         if answer.status != 200:
             raise Failed(f"POST {path}: HTTP {answer.status} {answer.read()[:500]!r}")
         turn: Turn | None = None
-        kind = ""
+        ids: dict[str, int] = {}
+        id_, kind = 0, ""
         while line := answer.readline():
-            if line.startswith(b"event: "):
+            if line.startswith(b"id: "):
+                id_ = int(line[4:])
+            elif line.startswith(b"event: "):
                 kind = line[7:].strip().decode()
+                ids.setdefault(kind, id_)
             elif line.startswith(b"data: ") and kind == "turn.finished":
-                turn = Turn(sent, time.monotonic(), json.loads(line[6:])["text"])
+                finished = time.monotonic()
+                dispatched = (ids["turn.started"] - ids["message.accepted"]) / 1e6
+                turn = Turn(sent, finished, json.loads(line[6:])["text"], dispatched)
             elif line.startswith(b"data: ") and kind == "turn.failed":
                 raise Failed(f"the turn failed: {line[6:].decode()}")
         if turn is None:

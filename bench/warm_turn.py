@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.finding import Budget, Finding, Skipped, Spread, number
 from bench.rig import Host, Provider, directory, engine, host, provider
 
 P50_LIMIT, P99_LIMIT = 10.0, 25.0
+DISPATCH_LIMIT = 5.0
 # A new conversation every now and then: hundreds of turns in one would measure its length.
 TURNS_PER_GROUP = 50
 PAGE = bytes(4096)
@@ -31,6 +33,7 @@ def measure(*, quick: bool) -> list[Finding]:
     backends, no_docker = _backends()
     before: dict[str, list[float]] = {}
     after: dict[str, list[float]] = {}
+    dispatched: dict[str, list[float]] = {}
     nothing: list[float] = []
     written: list[float] = []
     with contextlib.ExitStack() as stack:
@@ -45,9 +48,10 @@ def measure(*, quick: bool) -> list[Finding]:
                 for name, serving in hosts.items():
                     nothing.append(model.answers_in() * 1000)
                     written.append(_durable_write(page) * 1000)
-                    asked, told = _one(model, serving, group, f"hello for the {turn}th time")
-                    before.setdefault(name, []).append(asked)
-                    after.setdefault(name, []).append(told)
+                    one = _one(model, serving, group, f"hello for the {turn}th time")
+                    before.setdefault(name, []).append(one.before)
+                    after.setdefault(name, []).append(one.after)
+                    dispatched.setdefault(name, []).append(one.dispatched)
             for serving in hosts.values():
                 serving.api.stop(group)
     against = f"bare request: {_tail(nothing)}; fsync: {_tail(written)}"
@@ -60,6 +64,16 @@ def measure(*, quick: bool) -> list[Finding]:
         found += [_finding(measure, values, against) for measure, values in ways.items()]
         both = [a + b for a, b in zip(before[name], after[name], strict=True)]
         found.append(Finding(f"warm turn, {name}: both together", Spread.of(both), "ms"))
+        value = Spread.of(dispatched[name])
+        found.append(
+            Finding(
+                f"dispatch, {name}: message taken in → its turn is claimed",
+                value,
+                "ms",
+                against,
+                budgets=(Budget("p50", value.median, DISPATCH_LIMIT),),
+            )
+        )
     if no_docker:
         raise Skipped(f"docker: {no_docker}", but=found)
     return found
@@ -74,12 +88,24 @@ def _backends() -> tuple[list[str], str]:
     return ["docker", "process"], ""
 
 
-def _one(model: Provider, serving: Host, group: str, text: str) -> tuple[float, float]:
-    """One turn of one model call: the milliseconds before it and after it."""
+@dataclass(frozen=True, slots=True)
+class _One:
+    """Milliseconds of one turn with one model call: before it, after it, and from its arrival to its claim."""
+
+    before: float
+    after: float
+    dispatched: float
+
+
+def _one(model: Provider, serving: Host, group: str, text: str) -> _One:
     model.take()
     turn = serving.api.turn(group, text)
     (asked,) = model.take()
-    return (asked["received_at"] - turn.sent) * 1000, (turn.finished - asked["finished_at"]) * 1000
+    return _One(
+        (asked["received_at"] - turn.sent) * 1000,
+        (turn.finished - asked["finished_at"]) * 1000,
+        turn.dispatched * 1000,
+    )
 
 
 def _durable_write(page: Path) -> float:

@@ -90,7 +90,7 @@ def _backends() -> tuple[list[str], str]:
 
 @dataclass(frozen=True, slots=True)
 class _One:
-    """Milliseconds of one turn with one model call: before it, after it, and from its arrival to its claim."""
+    """One turn with one model call: milliseconds before it, after it, and to the turn's claim."""
 
     before: float
     after: float

@@ -15,10 +15,11 @@ from runner.errors import NanokimiError, TemporaryError
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event of a stream."""
+    """One event of a stream; ``id`` is what a listener resumes after."""
 
     kind: str
     data: dict[str, Any]
+    id: int = 0
 
 
 class Api:
@@ -53,12 +54,14 @@ class Api:
             async with self._client.stream("POST", path, json=body, headers=headers) as answer:
                 if answer.is_error:
                     raise _error_of(answer.status_code, await answer.aread())
-                kind = ""
+                id_, kind = 0, ""
                 async for line in answer.aiter_lines():
-                    if line.startswith("event: "):
+                    if line.startswith("id: "):
+                        id_ = int(line[4:])
+                    elif line.startswith("event: "):
                         kind = line[7:]
                     elif line.startswith("data: "):
-                        yield ServerEvent(kind, json.loads(line[6:]))
+                        yield ServerEvent(kind, json.loads(line[6:]), id_)
         except httpx.HTTPError as e:
             raise _unreachable(e) from None
 

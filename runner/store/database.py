@@ -18,6 +18,10 @@ Place = Path | str
 """Where a database is: the file of SQLite, or a URL, which may hold a password."""
 
 
+READERS = 3
+"""Connections that look, beside the one that writes."""
+
+
 def place_of(layout: Layout, store: StoreSettings) -> Place:
     """What ``[store] url`` says. Raises: ConfigError: the secret cannot be read."""
     return store.url.reveal() if store.url else layout.database
@@ -26,7 +30,7 @@ def place_of(layout: Layout, store: StoreSettings) -> Place:
 def open_engine(place: Place) -> Engine:
     """Raises: ConfigError, PermanentError."""
     if isinstance(place, Path):
-        return open_sqlite(place)
+        return open_sqlite(place, 1 + READERS)
     try:
         url = make_url(place)
     except (ArgumentError, ValueError):
@@ -36,9 +40,9 @@ def open_engine(place: Place) -> Engine:
         ) from None
     kind = url.get_backend_name()
     if kind == "postgresql":
-        return open_postgres(url)
+        return open_postgres(url, 1 + READERS)
     if kind == "sqlite" and url.database and url.database != ":memory:":
-        return open_sqlite(Path(url.database).absolute())
+        return open_sqlite(Path(url.database).absolute(), 1 + READERS)
     raise ConfigError(
         f"[store] url names {kind}, which cannot be used like this",
         hint='write postgresql://user:password@host/database, or "" for SQLite in data/',

@@ -19,8 +19,6 @@ CONNECT_WAIT = 10
 LOCK_WAIT = 10.0
 """Seconds that a statement waits for a row which another host has locked."""
 
-POOL = 3
-
 # Of every new connection, unless the URL says otherwise. TCP finds a dead peer in half a minute.
 _CONNECTION = {
     "connect_timeout": CONNECT_WAIT,
@@ -51,7 +49,7 @@ _DAMAGED = frozenset({"XX001", "XX002"})  # data_corrupted, index_corrupted
 _AGAIN = frozenset({"40P01", "40001"})
 
 
-def open_postgres(url: URL) -> Engine:
+def open_postgres(url: URL, connections: int) -> Engine:
     """The engine of a server. Nothing is sent before the first transaction.
 
     Raises:
@@ -62,7 +60,7 @@ def open_postgres(url: URL) -> Engine:
             url.set(drivername="postgresql+psycopg"),
             connect_args={k: v for k, v in _CONNECTION.items() if k not in url.query},
             isolation_level="READ COMMITTED",
-            pool_size=POOL,
+            pool_size=connections,
             max_overflow=0,
             pool_pre_ping=True,
         )
@@ -94,7 +92,7 @@ def check_postgres(c: Connection) -> None:
         )
 
 
-def is_worth_another_try(e: DBAPIError) -> bool:
+def lost_a_race(e: DBAPIError) -> bool:
     """It lost against another transaction: alone it may go through."""
     return getattr(e.orig, "sqlstate", None) in _AGAIN
 
@@ -123,7 +121,7 @@ def explain_postgres(e: DBAPIError, url: URL) -> NanokimiError:
     if state in _TOO_MANY:
         return TemporaryError(
             f"the PostgreSQL server at {where} has no connection free",
-            hint=f"raise its max_connections: each host takes up to {POOL}",
+            hint="raise its max_connections, or end other programs that use it",
             code="store_unavailable",
         )
     if state in _LOGIN or "password" in said:

@@ -17,7 +17,7 @@ LOCK_WAIT = 10.0
 """Seconds that a transaction waits while another process writes."""
 
 
-def open_sqlite(path: Path) -> Engine:
+def open_sqlite(path: Path, connections: int) -> Engine:
     """The engine of a file, made with mode 0600 when it is missing. Raises: PermanentError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,9 @@ def open_sqlite(path: Path) -> Engine:
             hint="check that the directory is writable for this user",
             code="store_unavailable",
         ) from None
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": LOCK_WAIT}, pool_size=2)
+    engine = create_engine(
+        f"sqlite:///{path}", connect_args={"timeout": LOCK_WAIT}, pool_size=connections
+    )
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: sqlite3.Connection, _record: object) -> None:

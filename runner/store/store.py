@@ -1,7 +1,8 @@
 """Every transaction: each public method is one, made of the functions that own the queries.
 
-Blocking database work runs in one thread of its own, so the event loop never waits for a disk and
-SQLite sees one writer. A method returns when its transaction is on disk.
+Blocking database work runs in threads of its own, so the event loop never waits for a disk. What
+writes goes through the one :class:`~runner.store.writer.Writer`, and has returned when it is on
+disk; what only reads goes beside it, and sees all that has returned.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, insert, select
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from runner.model import Event, Group, Message, Turn
 from runner.store import event_log, groups, queue
 from runner.store import schema as t
-from runner.store.database import Place, explain, open_engine, prepare
+from runner.store.database import READERS, Place, explain, open_engine, prepare
 from runner.store.hosts import Elsewhere
 from runner.store.queue import Accepted, Claim
 from runner.store.sqlite import READS
+from runner.store.writer import Writer
 
 _T = TypeVar("_T")
 
@@ -30,13 +32,15 @@ class Store:
     """Open with :meth:`open`; close with :meth:`close`.
 
     Every method raises :class:`~runner.errors.TemporaryError` when the database is locked, full or
-    cannot be written (codes ``store_locked``, ``disk_full``, ``store_unavailable``).
+    cannot be reached or written (codes ``store_locked``, ``disk_full``, ``store_unavailable``,
+    ``store_read_only``), or too much waits for it (``store_busy``).
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
+        self._reading = engine.execution_options(**{READS: True})
+        self._writer = Writer(engine)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
 
     @classmethod
     async def open(cls, place: Place) -> Store:
@@ -49,44 +53,36 @@ class Store:
         """
         store = cls(open_engine(place))
         try:
-            await store._do(prepare)
+            await store.transact(prepare)
         except BaseException:
             await store.close()
             raise
         return store
 
     async def close(self) -> None:
-        self._reader.shutdown(wait=False)
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
-        self._thread.shutdown(wait=False)
+        """Finish what waits to be written."""
+        await self._writer.close()
+        self._readers.shutdown(wait=False)
+        await asyncio.to_thread(self._engine.dispose)
 
     async def transact(self, work: Callable[[Connection], _T]) -> _T:
-        """One transaction of another owner of queries, in line with those of this one."""
-        return await self._do(work)
+        """One transaction, on disk when this returns.
+
+        ``work`` has no effects but those on the database: it may run again from its beginning.
+        """
+        return await self._writer.do(work)
 
     async def read(self, work: Callable[[Connection], _T]) -> _T:
-        """A long look at the data, beside the writer: it holds up no message."""
-        return await self._run(self._reader, work, reads=True)
+        """A look at the data, beside the writer: it holds up no message."""
 
-    async def _do(self, work: Callable[[Connection], _T]) -> _T:
-        return await self._run(self._thread, work)
-
-    async def _run(
-        self, thread: ThreadPoolExecutor, work: Callable[[Connection], _T], *, reads: bool = False
-    ) -> _T:
         def run() -> _T:
             try:
-                with (
-                    self._engine.connect().execution_options(**{READS: reads}) as c,
-                    c.begin(),
-                ):
+                with self._reading.begin() as c:
                     return work(c)
-            except IntegrityError:
-                raise  # a bug of ours, never the operator's
             except DBAPIError as e:
                 raise explain(e, self._engine.url) from None
 
-        return await asyncio.get_running_loop().run_in_executor(thread, run)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
     # -- meta -----------------------------------------------------------------------------------
 
@@ -101,25 +97,25 @@ class Store:
             c.execute(insert(t.meta).values(key="install_id", value=made))
             return made
 
-        return await self._do(work)
+        return await self.transact(work)
 
     # -- groups ---------------------------------------------------------------------------------
 
     async def groups(self) -> list[Group]:
         """All groups, oldest first."""
-        return await self._do(groups.find_all)
+        return await self.read(groups.find_all)
 
     async def group(self, group_id: str) -> Group:
         """Raises: NotFoundError."""
-        return await self._do(lambda c: groups.need(c, group_id))
+        return await self.read(lambda c: groups.need(c, group_id))
 
     async def put_group(self, group_id: str) -> Group:
         """The group, made when it is new."""
-        return await self._do(lambda c: groups.put(c, group_id))
+        return await self.transact(lambda c: groups.put(c, group_id))
 
     async def register_group(self, group_id: str) -> Group:
         """The group, made when it is new, as one that is served whatever the allowlist says."""
-        return await self._do(lambda c: groups.register(c, group_id))
+        return await self.transact(lambda c: groups.register(c, group_id))
 
     async def next_generation(self, group_id: str, host: str) -> int:
         """Count up and return the group's sandbox generation: the fence for everything later.
@@ -127,19 +123,19 @@ class Store:
         Raises:
             OwnedElsewhereError: the group is not this host's any more.
         """
-        return await self._do(lambda c: groups.next_generation(c, group_id, host))
+        return await self.transact(lambda c: groups.next_generation(c, group_id, host))
 
     async def set_session(self, group_id: str, session_id: str, generation: int) -> None:
         """Remember the agent's session; ignored when the writer's generation is stale."""
-        await self._do(lambda c: groups.set_session(c, group_id, session_id, generation))
+        await self.transact(lambda c: groups.set_session(c, group_id, session_id, generation))
 
     async def reset_group(self, group_id: str) -> None:
         """Forget the conversation: the next turn starts a new session. Raises: NotFoundError."""
-        await self._do(lambda c: groups.forget_sessions(c, group_id))
+        await self.transact(lambda c: groups.forget_sessions(c, group_id))
 
     async def delete_group(self, group_id: str) -> None:
         """Remove the group and all that belongs to it. Raises: NotFoundError."""
-        await self._do(lambda c: groups.remove(c, group_id))
+        await self.transact(lambda c: groups.remove(c, group_id))
 
     # -- messages -------------------------------------------------------------------------------
 
@@ -151,29 +147,29 @@ class Store:
         Raises:
             BusyError: ``max_queue`` messages of the group wait for an answer already.
         """
-        return await self._do(lambda c: queue.accept(c, message, max_queue, log))
+        return await self.transact(lambda c: queue.accept(c, message, max_queue, log))
 
     async def messages(self, group_id: str, *, after: int = 0, limit: int = 100) -> list[Message]:
         """Messages with ``seq > after`` in order of acceptance. Raises: NotFoundError."""
-        return await self._do(lambda c: queue.page(c, group_id, after, limit))
+        return await self.read(lambda c: queue.page(c, group_id, after, limit))
 
     async def message(self, message_id: str) -> Message:
         """Raises: NotFoundError."""
-        return await self._do(lambda c: queue.message(c, message_id))
+        return await self.read(lambda c: queue.message(c, message_id))
 
     async def count_waiting(self, group_id: str) -> int:
         """Messages of the group that no turn has taken yet."""
-        return await self._do(lambda c: queue.count_waiting(c, group_id))
+        return await self.read(lambda c: queue.count_waiting(c, group_id))
 
     async def count_unanswered(self) -> int:
         """Messages of all groups that ask for an answer and do not have it yet."""
-        return await self._do(queue.count_unanswered)
+        return await self.read(queue.count_unanswered)
 
     # -- turns ----------------------------------------------------------------------------------
 
     async def groups_with_work(self, host: str) -> list[str]:
         """Groups that ``host`` may work for, with a running turn or a message that wakes."""
-        return await self._do(lambda c: queue.groups_with_work(c, host))
+        return await self.read(lambda c: queue.groups_with_work(c, host))
 
     async def claim(self, group_id: str, host: str, event_id: int) -> Claim | Elsewhere | None:
         """Take the group's unfinished turn with a new attempt, or make one of what waits.
@@ -184,7 +180,7 @@ class Store:
         as context, and what came after it too, as far as one prompt holds. Its ``turn.started``
         event is written with it.
         """
-        return await self._do(lambda c: queue.claim(c, group_id, host, event_id))
+        return await self.transact(lambda c: queue.claim(c, group_id, host, event_id))
 
     async def finish(self, turn: Turn, log: Event, webhook: str = "") -> bool:
         """Write a turn's end, its messages' end, and the event and delivery that tell it, at once.
@@ -193,22 +189,22 @@ class Store:
         when no message of the group has said. False, and nothing written, when a later attempt has
         taken over or the turn has ended already.
         """
-        return await self._do(lambda c: queue.finish(c, turn, log, webhook))
+        return await self.transact(lambda c: queue.finish(c, turn, log, webhook))
 
     async def turn(self, turn_id: str) -> Turn:
         """Raises: NotFoundError."""
-        return await self._do(lambda c: queue.turn(c, turn_id))
+        return await self.read(lambda c: queue.turn(c, turn_id))
 
     # -- events ---------------------------------------------------------------------------------
 
     async def append_events(self, new: Sequence[Event]) -> None:
         """Write events that belong to no other transaction, but for those of deleted groups."""
-        await self._do(lambda c: event_log.append_living(c, new))
+        await self.transact(lambda c: event_log.append_living(c, new))
 
     async def events_after(self, group_id: str, after: int, limit: int = 1000) -> list[Event]:
         """Events of the group with ``id > after``, oldest first."""
-        return await self._do(lambda c: event_log.after(c, group_id, after, limit))
+        return await self.read(lambda c: event_log.after(c, group_id, after, limit))
 
     async def last_event_id(self) -> int:
         """The highest event id on disk, 0 when there is none."""
-        return await self._do(event_log.last_id)
+        return await self.read(event_log.last_id)

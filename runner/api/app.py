@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner import __version__
-from runner.api import usage
+from runner.api import members, usage
 from runner.api.bodies import ErrorBody, ErrorOut, Readiness
 from runner.api.metrics import Metrics
 from runner.api.routes import HostIn, router
@@ -39,6 +39,8 @@ _STATUS = {
     "unauthorized": 401,
     "body_too_large": 413,
     "group_deleting": 409,
+    "group_not_allowed": 403,
+    "sender_blocked": 403,
 }
 
 
@@ -66,6 +68,7 @@ def create_app(host: Host, token: str) -> FastAPI:
     )
     app.state.host = host
     app.include_router(router, dependencies=[Depends(authorised)])
+    app.include_router(members.router, dependencies=[Depends(authorised)])
     app.include_router(usage.router, dependencies=[Depends(authorised)])
     app.add_api_route("/health", health, tags=["state"], summary="The process lives")
     app.add_api_route(

@@ -22,6 +22,14 @@ class MessageIn(BaseModel):
 
     text: str = Field(description="What was said.", examples=["@kimi what is in my workspace?"])
     sender: str = Field("", max_length=256, description="Who said it, as the agent shall see it.")
+    sender_id: str = Field(
+        "",
+        max_length=256,
+        description="The chat platform's id of the person, for roles; without it `sender` counts.",
+    )
+    operator: bool = Field(
+        False, description="Said by whoever runs nanokimi: an owner's message, whatever roles say."
+    )
     external_id: str | None = Field(
         None,
         min_length=1,
@@ -29,12 +37,15 @@ class MessageIn(BaseModel):
         description="The chat platform's id of the message: the same id twice is one message.",
     )
     direct: bool = Field(False, description="A one-to-one chat: answered without the trigger word.")
+    reply_to_agent: bool = Field(
+        False, description="It answers something the agent said: no trigger word is needed."
+    )
     metadata: dict[str, Any] = Field(
         default_factory=dict,
         description="Kept with the message and given back: at most 64 KiB, 32 levels deep.",
     )
 
-    @field_validator("text", "sender", "external_id")
+    @field_validator("text", "sender", "sender_id", "external_id")
     @classmethod
     def _storable(cls, value: str | None) -> str | None:
         if value is not None and not _is_text(value):
@@ -94,6 +105,8 @@ class MessageOut(BaseModel):
     message_id: str
     seq: int
     sender: str
+    sender_id: str
+    role: str = Field(description="What the sender was in the group when the message came.")
     text: str
     state: str
     turn_id: str | None
@@ -107,6 +120,8 @@ class MessageOut(BaseModel):
             message_id=m.id,
             seq=m.seq,
             sender=m.sender,
+            sender_id=m.sender_id,
+            role=str(m.role),
             text=m.text,
             state=str(m.state),
             turn_id=m.turn_id,

@@ -34,7 +34,7 @@ MAX_INT = 2**63 - 1
 
 router = APIRouter(
     prefix="/api",
-    responses={code: {"model": ErrorOut} for code in (401, 404, 409, 413, 422, 429, 503)},
+    responses={code: {"model": ErrorOut} for code in (401, 403, 404, 409, 413, 422, 429, 503)},
 )
 
 
@@ -78,6 +78,9 @@ async def post_message(
             external_id=body.external_id,
             direct=body.direct,
             metadata=body.metadata,
+            sender_id=body.sender_id,
+            operator=body.operator,
+            reply_to_agent=body.reply_to_agent,
         )
     )
     if "text/event-stream" in request.headers.get("accept", ""):

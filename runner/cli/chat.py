@@ -100,7 +100,7 @@ class _Saying:
 
     async def run(self, text: str) -> int:
         """Send it and show its events; the exit code."""
-        body = {"text": text, "sender": "terminal", "direct": True}
+        body = {"text": text, "sender": "terminal", "operator": True, "direct": True}
         async for event in self._api.send(self._group, body):
             self._show(event)
             if (code := self._ends_with(event)) is not None:

@@ -17,7 +17,6 @@ import structlog
 from runner.errors import (
     BusyError,
     NanokimiError,
-    NotFoundError,
     PermanentError,
     TemporaryError,
 )
@@ -31,6 +30,7 @@ from runner.host.lease import Keeper, host_id
 from runner.host.logins import GroupLogins
 from runner.host.models import Models
 from runner.host.opener import Opener
+from runner.host.people import People, check_person_id
 from runner.host.pool import Pool
 from runner.host.tools.desk import ToolDesk
 from runner.host.tools.offered import offered
@@ -56,7 +56,11 @@ RECONCILE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message as a channel hands it over; ``direct`` chats need no trigger word."""
+    """A message as a channel hands it over; ``direct`` chats need no trigger word.
+
+    ``sender_id`` is the platform's id of the person. ``operator``: whoever runs this host says it.
+    ``reply_to_agent``: it answers something that the agent has said.
+    """
 
     group: str
     text: str
@@ -65,6 +69,14 @@ class Incoming:
     external_id: str | None = None
     direct: bool = False
     metadata: dict[str, Any] | None = None
+    sender_id: str = ""
+    operator: bool = False
+    reply_to_agent: bool = False
+
+    @property
+    def person(self) -> str:
+        """Who sent it, for roles: without an id the name counts as one; empty for nobody."""
+        return self.sender_id or self.sender.strip()
 
 
 class Host:
@@ -126,6 +138,7 @@ class Host:
             let_go=self.pool.drop,
             wake=self._dispatcher.wake,
         )
+        self.people = People(store, lambda: self.settings)
         self._deleting: set[str] = set()
         self.stopping = False
         self.died = asyncio.Event()
@@ -141,7 +154,8 @@ class Host:
         """Take a message; when this returns it is on disk and will be answered once.
 
         Raises:
-            PermanentError: ``empty_message``, ``message_too_long`` or ``bad_group_id``.
+            PermanentError: ``empty_message``, ``message_too_long``, ``bad_group_id``,
+                ``bad_member_id``, ``group_not_allowed`` or ``sender_blocked``.
             NotFoundError: the group does not exist and ``[host] auto_create`` is off.
             BusyError: the group's queue is full, or the host is stopping.
         """
@@ -152,6 +166,9 @@ class Host:
             raise BusyError(
                 "the group is being deleted", hint="try again soon", code="group_deleting"
             )
+        if incoming.sender_id:
+            check_person_id(incoming.sender_id)
+        role = await self.people.admit(incoming.group, incoming.person, operator=incoming.operator)
         if not incoming.text.strip():
             raise PermanentError(
                 "the message is empty", hint='send some "text"', code="empty_message"
@@ -162,14 +179,6 @@ class Host:
                 hint="send it in parts, or put the text into a file of the workspace",
                 code="message_too_long",
             )
-        settings = self.settings
-        if not settings.host.auto_create:
-            try:
-                await self.store.group(incoming.group)
-            except NotFoundError as e:
-                raise NotFoundError(
-                    e.message, hint="make it with PUT /api/groups/{id}, or set auto_create = true"
-                ) from None
         message = Message(
             id=f"msg_{secrets.token_hex(12)}",
             group=incoming.group,
@@ -177,10 +186,16 @@ class Host:
             text=incoming.text,
             sender=incoming.sender,
             external_id=incoming.external_id,
-            wakes=wakes(incoming.text, self.trigger(incoming.group), direct=incoming.direct),
+            wakes=wakes(
+                incoming.text,
+                self.trigger(incoming.group),
+                direct=incoming.direct or incoming.reply_to_agent,
+            ),
             created_at=time.time(),
             metadata=incoming.metadata or {},
             channel=incoming.channel,
+            sender_id=incoming.person,
+            role=role,
         )
         with self.events.writing(incoming.group) as event_id:
             event = Event(
@@ -195,7 +210,7 @@ class Host:
                 },
                 message_ids=(message.id,),
             )
-            accepted = await self.store.accept(message, settings.host.max_queue, event)
+            accepted = await self.store.accept(message, self.settings.host.max_queue, event)
             if not accepted.duplicate:
                 self.events.show(event)
         if accepted.message.wakes and not accepted.duplicate:
@@ -215,7 +230,9 @@ class Host:
             PermanentError: an impossible id.
         """
         check_group_id(group_id)
-        return await self.store.register_group(group_id)
+        group = await self.store.register_group(group_id)
+        self.people.forget(group_id)
+        return group
 
     def running(self, group_id: str) -> Turn | None:
         """The turn that the group runs now, or waits to try again."""
@@ -266,6 +283,7 @@ class Host:
             await self.pool.end(group_id, remove)
         finally:
             self._deleting.discard(group_id)
+        self.people.forget(group_id)
         self.events.forget(group_id)
         self.models.forget(group_id)
         log.info("group.deleted", group=group_id)

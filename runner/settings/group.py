@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -82,12 +83,19 @@ def for_group(settings: Settings, group_id: str) -> GroupSettings:
             pids=sandbox.pids if limits.pids is None else limits.pids,
         ),
         extra_mounts=tuple(ExtraMount(m.name, m.source, m.mode == "ro") for m in own.mounts),
-        roles={**settings.people.roles, **own.roles},
+        roles=ChainMap(own.roles, settings.people.roles),
         default_role=settings.people.default_role,
         tools=frozenset(name for name, tool in settings.tools if own.tools.get(name, tool.enabled)),
         webhook=settings.delivery.webhook if own.webhook is None else own.webhook,
         max_chars=settings.delivery.max_chars if own.max_chars is None else own.max_chars,
     )
+
+
+def configured_role(settings: Settings, group_id: str, person: str) -> Role | None:
+    """What the config says of a person in a group; ``None``: it does not name them. Pure."""
+    if (own := settings.groups.get(group_id)) is not None and person in own.roles:
+        return own.roles[person]
+    return settings.people.roles.get(person)
 
 
 def unknown_alias(models: Mapping[str, Model], where: Where, asked: str) -> Problem:

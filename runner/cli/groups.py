@@ -10,6 +10,7 @@ from runner.api.bodies import GroupList, GroupOut, MessageOut, MessagePage
 from runner.api.client import group_path
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
+from runner.cli.members import members
 from runner.cli.output import ago, note, out, plain, show_json, table
 from runner.host.app import remove_files
 from runner.host.lock import host_lock
@@ -17,6 +18,7 @@ from runner.model import Group
 from runner.store import Store
 
 app = typer.Typer(help="Groups and their agents.", no_args_is_help=True)
+app.command("members")(members)
 
 GroupArgument = Annotated[str, typer.Argument(help="The group's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]

@@ -32,6 +32,7 @@ done < "$config"
 
 credential="no credential file"
 for file in "$credentials"/*.json; do
+    case "$file" in */nanokimi-host.json) continue ;; esac # leads to the host's tools only
     [ -r "$file" ] && credential="credential file ${file##*/}"
 done
 

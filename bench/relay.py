@@ -15,7 +15,7 @@ from bench.http import Failed, UnixConnection, connection
 from bench.rig import Host, host, provider
 from runner import __version__
 from runner.model import folder_of
-from runner.sandbox.spawner import MODEL_SOCKET
+from runner.sandbox.spawner import HOST_SOCKET
 
 GROUP = "relay"
 PAIRS, QUICK_PAIRS = 300, 50
@@ -32,7 +32,7 @@ def measure(*, quick: bool) -> list[Finding]:
     wholes: list[tuple[float, float]] = []
     with provider() as model, host(model, "process") as serving:
         serving.api.turn(GROUP, "hello")  # opens the group's socket
-        socket = serving.layout.socket_dir(folder_of(GROUP)) / MODEL_SOCKET
+        socket = serving.layout.socket_dir(folder_of(GROUP)) / HOST_SOCKET
         direct, relayed = connection(model.base_url), UnixConnection(socket)
         login, scoped = model.login()["access_token"], _scoped_token(serving)
         for pair in range(1 + (QUICK_PAIRS if quick else PAIRS)):

@@ -1,7 +1,7 @@
 """The agent's side of ACP v1: sessions, and one running turn in each.
 
 https://agentclientprotocol.com/protocol/overview ; ours are ``_nanokimi/steer {sessionId, text}``
-and ``_meta.nanokimi = {turn, group}`` on prompts.
+and ``_meta.nanokimi = {turn, group, tools}`` on prompts; ``tools`` names the host's offers of now.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from runner.agent.notes import complain, note
 from runner.agent.provider import Model
 from runner.agent.session import Session
 from runner.agent.stdio import StdioChannel
+from runner.agent.tools.box import Toolbox
+from runner.agent.tools.host import HostTools
 from runner.agent.tools.tool import Room
 from runner.agent.tools.workspace import Workspace
 from runner.agent.turn import Turn
@@ -90,6 +92,7 @@ class App:
         self._turns: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[acp.PromptResult]] = set()
         self._model: Model | None = None
+        self._box: Toolbox | None = None
 
     async def close(self) -> None:
         """End the turns where they stand, and every process of theirs."""
@@ -193,7 +196,7 @@ class App:
         return session
 
     async def _prompt(self, params: acp.PromptParams) -> acp.PromptResult:
-        settings, model = self._ready()
+        settings, model, box = self._ready()
         session = self._known(params.session_id)
         text = "".join(map(_text_of, params.prompt))
         if not text.strip():
@@ -207,6 +210,8 @@ class App:
             settings,
             Room(Workspace(session.cwd), self._children),
             Updates(self.peer, session.id),
+            box,
+            _offers(params.meta),
         )
         task = turn.start(text)
         self._turns[session.id] = turn
@@ -244,18 +249,22 @@ class App:
                 raise BusyError("too many sessions are running", hint="wait for one to end")
             self._sessions.pop(idle).close()
 
-    def _ready(self) -> tuple[ContainerSettings, Model]:
+    def _ready(self) -> tuple[ContainerSettings, Model, Toolbox]:
         if isinstance(self._settings, ConfigError):
             raise self._settings
-        if self._model is None:
+        if self._model is None or self._box is None:
             run_dir = Path(os.environ.get("NANOKIMI_RUN_DIR", RUN_DIR))
             self._model = Model(self._settings, run_dir)
-        return self._settings, self._model
+            socket = self._settings.tools_socket
+            host = HostTools(run_dir / socket if socket else None, self._settings.tools_credential)
+            self._box = Toolbox(host)
+        return self._settings, self._model, self._box
 
     def _warm(self) -> None:
         """Use the time until the first prompt: the client is busy making its session."""
-        _, model = self._ready()
+        _, model, box = self._ready()
         model.warm()
+        box.warm()
 
 
 def _load(home: Path) -> ContainerSettings | ConfigError:
@@ -286,6 +295,13 @@ def _turn_id(meta: dict[str, Any] | None) -> str:
     ours = (meta or {}).get("nanokimi")
     id_ = ours.get("turn") if isinstance(ours, dict) else None
     return id_ if isinstance(id_, str) and 0 < len(id_) <= 256 else os.urandom(16).hex()
+
+
+def _offers(meta: dict[str, Any] | None) -> str | None:
+    """The digest of the tools that the host offers for a turn, if it says so."""
+    ours = (meta or {}).get("nanokimi")
+    digest = ours.get("tools") if isinstance(ours, dict) else None
+    return digest if isinstance(digest, str) else None
 
 
 def _rpc_code(e: NanokimiError) -> int:

@@ -59,6 +59,16 @@ class Response:
             elif isinstance(event, h11.EndOfMessage):
                 return
 
+    async def all(self, most: int) -> bytes | None:
+        """The whole body; ``None`` when it has more than ``most`` bytes."""
+        parts: list[bytes] = []
+        async for chunk in self.chunks():
+            most -= len(chunk)
+            if most < 0:
+                return None
+            parts.append(chunk)
+        return b"".join(parts)
+
     async def body(self) -> bytes:
         """At most ``MAX_ERROR_BODY`` bytes of a short answer."""
         got = b""

@@ -29,6 +29,7 @@ from runner.agent.journal import (
 from runner.agent.notes import note
 from runner.agent.provider import Model
 from runner.agent.session import Session
+from runner.agent.tools.box import Toolbox
 from runner.agent.tools.tool import Room
 from runner.agent.updates import Updates, tool_call_id
 from runner.errors import PermanentError
@@ -96,6 +97,8 @@ class Turn:
         settings: ContainerSettings,
         room: Room,
         updates: Updates,
+        box: Toolbox,
+        offers: str | None,
     ) -> None:
         self.id = id_
         self._session = session
@@ -104,6 +107,8 @@ class Turn:
         self._settings = settings
         self._room = room
         self._updates = updates
+        self._box = box
+        self._offers = offers
         self._system = b""
         self._partial: list[str] = []
         self._task: asyncio.Task[acp.PromptResult] | None = None
@@ -154,9 +159,10 @@ class Turn:
         if record is not None and record.stop is not None:
             await self._say_again(record)
             return _result(record.stop, record.usage)
+        await self._box.ready(self._offers)
         if record is not None and record is self._talk.current:
             await self._say_again(record)
-            await self._close_calls(INTERRUPTED)
+            await self._close_calls(INTERRUPTED, but_repeatable=True)
         else:
             message = chat.user(text)
             self._refuse_oversized(message)
@@ -185,7 +191,7 @@ class Turn:
     async def _step(self, record: TurnRecord) -> None:
         number = record.steps + 1
         loop, size = self._settings.loop, self._settings.max_context_size
-        used = self._talk.tokens(len(self._system) + len(tools.SCHEMAS))
+        used = self._talk.tokens(len(self._system) + len(self._box.schemas))
         if compaction.is_due(used, loop.reserved_context_size, size):
             await self._compact(record)
         self._updates.step(number)
@@ -215,7 +221,7 @@ class Turn:
         body = request.build(
             model=self._settings.model,
             messages=[self._system, *self._talk.messages],
-            tools=tools.SCHEMAS,
+            tools=self._box.schemas,
             thinking=self._settings.thinking,
             cache_key=self._session.id,
         )
@@ -232,7 +238,7 @@ class Turn:
     async def _run_tool(self, step: int, call: Call) -> None:
         id_ = tool_call_id(self.id, step, call.id)
         await self._updates.tool_started(id_, call, tools.kind_of(call.function.name))
-        outcome = await tools.run(call, self._room)
+        outcome = await self._box.run(call, self._room, f"{step}/{call.id}")
         self._note_result(call, outcome.text, failed=outcome.failed)
         await self._updates.tool_finished(id_, outcome.text, failed=outcome.failed)
 
@@ -242,10 +248,17 @@ class Turn:
         message = msgspec.Raw(chat.tool_result(call.id, text))
         self._session.note(ToolSaid(turn=current.id, call=call.id, message=message, failed=failed))
 
-    async def _close_calls(self, why: str, *, show: bool = True) -> None:
-        """Answer the calls that will never have a result: the API demands one for each."""
+    async def _close_calls(
+        self, why: str, *, show: bool = True, but_repeatable: bool = False
+    ) -> None:
+        """Answer the calls that will never have a result: the API demands one for each.
+
+        ``but_repeatable``: those that may be made again are left for it.
+        """
         record = self._talk.current
         for call in self._talk.unanswered:
+            if but_repeatable and self._box.repeats(call):
+                continue
             self._note_result(call, why, failed=True)
             if show and record is not None:
                 id_ = tool_call_id(record.id, record.steps, call.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -12,9 +12,9 @@ import structlog
 from runner.errors import NanokimiError
 from runner.gateway.relay import Door, Relay, new_scoped_token
 from runner.host.credentials import Credentials
-from runner.host.session import AgentSession
+from runner.host.session import AgentSession, HostOffers
 from runner.sandbox.spawner import (
-    MODEL_SOCKET,
+    HOST_SOCKET,
     Sandbox,
     SandboxInfo,
     SandboxSpec,
@@ -22,7 +22,11 @@ from runner.sandbox.spawner import (
 )
 from runner.settings.group import GroupSettings
 from runner.settings.layout import Layout
-from runner.settings.projection import project_config, project_credentials
+from runner.settings.projection import (
+    project_config,
+    project_credentials,
+    project_tools_key,
+)
 from runner.settings.schema import Settings
 from runner.settings.tables import Provider
 from runner.store import Store
@@ -40,12 +44,16 @@ class _Made:
 
     spec: SandboxSpec
     provider: Provider
+    scoped: str = field(repr=False)
     credentials: dict[str, str] = field(repr=False)
     projecting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Opener:
-    """The :class:`~runner.host.pool.SessionMaker` of the product. ``settings`` may be replaced."""
+    """The :class:`~runner.host.pool.SessionMaker` of the product. ``settings`` may be replaced.
+
+    ``digest`` names the tools that the host offers a group's running turn.
+    """
 
     def __init__(
         self,
@@ -56,6 +64,7 @@ class Opener:
         spawner: Spawner,
         relay: Relay,
         credentials: Credentials,
+        digest: Callable[[str], str],
     ) -> None:
         self.settings = settings
         self._layout = layout
@@ -64,6 +73,7 @@ class Opener:
         self._spawner = spawner
         self._relay = relay
         self._credentials = credentials
+        self._digest = digest
         self._made: dict[str, _Made] = {}
 
     async def open(self, group: str) -> AgentSession:
@@ -71,14 +81,14 @@ class Opener:
         of_group = self.settings.for_group(group)
         known = await self._store.group(group)
         spec = self._spec(of_group, known.folder)
-        socket = self._layout.socket_dir(known.folder) / MODEL_SOCKET
+        socket = self._layout.socket_dir(known.folder) / HOST_SOCKET
         scoped = new_scoped_token()
         if of_group.network == "isolated":
-            door = Door(group, of_group.alias, of_group.model.model, scoped)
-            await self._relay.open(socket, door)
             credentials = project_credentials(of_group.provider, scoped, NEVER)
         else:
-            credentials = await self._credentials.projected(of_group.provider)
+            credentials = await self._own_credentials(of_group.provider, scoped)
+        door = Door(group, of_group.alias, of_group.model.model, scoped)
+        await self._relay.open(socket, door)
         try:
             generation = await self._store.next_generation(group, self._lease.host)
             sandbox = await self._spawner.ensure(replace(spec, credentials=credentials), generation)
@@ -91,6 +101,7 @@ class Opener:
                 known.session_id,
                 self.settings.sandbox.start_timeout,
                 lambda: (scoped, *self._credentials.secrets()),
+                HostOffers(() if not spec.command else (sandbox.bridge,), self._digest),
             )
             if session.session_id != known.session_id:
                 await self._store.set_session(group, session.session_id, generation)
@@ -98,7 +109,7 @@ class Opener:
             with contextlib.suppress(NanokimiError):  # the host's reconciling ends what stays
                 await self._take_down(sandbox)
             raise
-        self._made[group] = _Made(spec, of_group.provider, credentials)
+        self._made[group] = _Made(spec, of_group.provider, scoped, credentials)
         log.info("sandbox.ready", group=group, generation=generation)
         return session
 
@@ -132,10 +143,14 @@ class Opener:
         if made is None:
             return  # it is being taken down
         async with made.projecting:  # or an older token could be written last
-            credentials = await self._credentials.projected(made.provider)
+            credentials = await self._own_credentials(made.provider, made.scoped)
             if credentials != made.credentials:
                 await self._spawner.project(info.folder, credentials)
                 made.credentials = credentials
+
+    async def _own_credentials(self, provider: Provider, scoped: str) -> dict[str, str]:
+        """Of a sandbox that calls its provider itself; what is the host's it still asks us for."""
+        return await self._credentials.projected(provider) | project_tools_key(scoped)
 
     async def clear_leftovers(self) -> int:
         """End the sandboxes that nobody has; says how many.
@@ -155,7 +170,7 @@ class Opener:
 
     async def _take_down(self, sandbox: Sandbox) -> None:
         sandbox.streams.abort()
-        await self._relay.close(self._layout.socket_dir(sandbox.info.folder) / MODEL_SOCKET)
+        await self._relay.close(self._layout.socket_dir(sandbox.info.folder) / HOST_SOCKET)
         await self._spawner.stop(sandbox.info, grace=self.settings.sandbox.stop_grace)
 
     def _spec(self, of_group: GroupSettings, folder: str) -> SandboxSpec:

@@ -25,7 +25,7 @@ from runner.errors import (
 )
 from runner.host.redact import Redactor, redact
 from runner.model import SANDBOX_MOVES, SandboxState, Usage, advance
-from runner.sandbox.spawner import Sandbox
+from runner.sandbox.spawner import Program, Sandbox
 from runner.wire import acp, rpc
 from runner.wire.peer import Budget, Peer, Rejection
 
@@ -66,6 +66,17 @@ class Answer:
     text: str
     stop_reason: acp.StopReason
     usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostOffers:
+    """What the host does for the agent: ``servers`` are MCP servers to start inside the sandbox,
+    ``digest`` names the tools of a group's running turn, so that the native agent asks for their
+    list only when it has changed.
+    """
+
+    servers: tuple[Program, ...]
+    digest: Callable[[str], str]
 
 
 class _Turn:
@@ -127,9 +138,11 @@ class _Turn:
 class AgentSession:
     """Made by :meth:`open`; ends with :meth:`close`. One prompt at a time."""
 
-    def __init__(self, sandbox: Sandbox, secrets: Secrets) -> None:
+    def __init__(self, sandbox: Sandbox, secrets: Secrets, offers: HostOffers) -> None:
         self.sandbox = sandbox
         self._secrets = secrets
+        self._offers = offers
+        self._servers = [_server(program) for program in offers.servers]
         self.session_id = ""
         self.state = SandboxState.CREATING
         self._turn: _Turn | None = None
@@ -147,7 +160,12 @@ class AgentSession:
 
     @classmethod
     async def open(
-        cls, sandbox: Sandbox, session_id: str, deadline: float, secrets: Secrets
+        cls,
+        sandbox: Sandbox,
+        session_id: str,
+        deadline: float,
+        secrets: Secrets,
+        offers: HostOffers,
     ) -> AgentSession:
         """Shake hands, and take up ``session_id`` or begin a new session within ``deadline`` s.
 
@@ -158,7 +176,7 @@ class AgentSession:
             ProtocolError: it is not an ACP v1 agent.
             PermanentError: the agent says that its configuration is wrong.
         """
-        self = cls(sandbox, secrets)
+        self = cls(sandbox, secrets, offers)
         try:
             async with asyncio.timeout(deadline):
                 await self._open(session_id)
@@ -198,7 +216,7 @@ class AgentSession:
             return
         made = await self._call(
             acp.SESSION_NEW,
-            acp.NewSessionParams(cwd=self.sandbox.workspace),
+            acp.NewSessionParams(cwd=self.sandbox.workspace, mcp_servers=self._servers),
             acp.NewSessionResult,
         )
         self.session_id = made.session_id
@@ -209,7 +227,9 @@ class AgentSession:
         )
         if not resumes and not can.load_session:
             return False
-        params = acp.LoadSessionParams(session_id=session_id, cwd=self.sandbox.workspace)
+        params = acp.LoadSessionParams(
+            session_id=session_id, cwd=self.sandbox.workspace, mcp_servers=self._servers
+        )
         method = acp.SESSION_RESUME if resumes else acp.SESSION_LOAD
         try:
             await self._call(method, params, msgspec.Raw)  # null or an object, both fine
@@ -232,6 +252,8 @@ class AgentSession:
             SandboxGoneError, ProtocolError: the sandbox is of no more use; close it.
         """
         turn = self._turn = _Turn(listener, self._secrets)
+        group = self.sandbox.info.group
+        ours = {"turn": turn_id, "group": group, "tools": self._offers.digest(group)}
         self._budget.refill()
         self._move(SandboxState.BUSY)
         try:
@@ -240,7 +262,7 @@ class AgentSession:
                 acp.PromptParams(
                     session_id=self.session_id,
                     prompt=[acp.Content(type="text", text=text)],
-                    meta={"nanokimi": {"turn": turn_id, "group": self.sandbox.info.group}},
+                    meta={"nanokimi": ours},
                 ),
                 acp.PromptResult,
                 deadline=None,
@@ -360,6 +382,16 @@ def _hear(turn: _Turn, update: acp.SessionUpdate) -> None:
             turn.listener.context(used, size)
         case _:
             pass
+
+
+def _server(program: Program) -> dict[str, Any]:
+    """An ``mcpServers`` entry: https://agentclientprotocol.com/protocol/session-setup"""
+    return {
+        "name": "nanokimi",
+        "command": program.path,
+        "args": list(program.arguments),
+        "env": [{"name": k, "value": v} for k, v in program.environment.items()],
+    }
 
 
 def _shorten(value: Any) -> Any:

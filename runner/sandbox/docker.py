@@ -24,8 +24,12 @@ from runner.sandbox.hostpaths import HostPaths, find_host_paths
 from runner.sandbox.mounts import check_extra, plan
 from runner.sandbox.network import ensure_open_network, join_shield
 from runner.sandbox.spawner import (
+    BRIDGE,
+    HOME,
+    RUN_DIR,
     WORKSPACE,
     EngineReport,
+    Program,
     Running,
     SandboxInfo,
     SandboxSpec,
@@ -47,6 +51,13 @@ REMOVE_POLL = 0.05
 LEFTOVER_GRACE = 2.0
 
 
+_BRIDGE = Program(
+    "/usr/bin/env",
+    ("python3", *BRIDGE),
+    {"HOME": HOME, "NANOKIMI_RUN_DIR": RUN_DIR, "PYTHONPATH": "/opt/nanokimi/lib"},
+)
+
+
 @dataclass(frozen=True, slots=True)
 class DockerSandbox:
     """A container with its streams attached."""
@@ -54,6 +65,7 @@ class DockerSandbox:
     info: SandboxInfo
     streams: AttachedStreams
     workspace: str = WORKSPACE
+    bridge: Program = _BRIDGE
 
 
 class DockerSpawner:

@@ -35,8 +35,12 @@ from runner.sandbox.record import (
     wait_ended,
 )
 from runner.sandbox.spawner import (
+    BRIDGE,
+    HOME,
+    RUN_DIR,
     WORKSPACE,
     EngineReport,
+    Program,
     Running,
     SandboxInfo,
     SandboxSpec,
@@ -70,6 +74,7 @@ class ProcessSandbox:
     info: SandboxInfo
     streams: ChildStreams
     workspace: str
+    bridge: Program
 
 
 class ProcessSpawner:
@@ -259,7 +264,10 @@ class ProcessSpawner:
         await asyncio.to_thread(self._records.write, record)
         self._children[process.ref] = child
         info = SandboxInfo(process.ref, spec.group, spec.folder, generation, running=True)
-        return ProcessSandbox(info, child.streams, workspace)
+        place = {"HOME": f"{home}/home", "NANOKIMI_RUN_DIR": f"{home}/run"}
+        inside = {"HOME": HOME, "NANOKIMI_RUN_DIR": RUN_DIR}
+        bridge = Program(sys.executable, BRIDGE, place if home else inside)
+        return ProcessSandbox(info, child.streams, workspace, bridge)
 
     async def _end(self, record: Record, grace: float) -> None:
         """SIGTERM, ``grace`` seconds, SIGKILL for the whole tree; then forget it."""

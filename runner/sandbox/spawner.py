@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from runner.model import ExtraMount as ExtraMount
 from runner.model import Limits as Limits
-from runner.settings.layout import MODEL_SOCKET as MODEL_SOCKET
+from runner.settings.layout import HOST_SOCKET as HOST_SOCKET
 from runner.wire.peer import Channel as ByteStreams
 
 # Where things are inside a sandbox, whatever the backend.
@@ -89,6 +89,19 @@ class AgentStreams(ByteStreams, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How an agent starts a program of its sandbox: an absolute path, then the rest."""
+
+    path: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+BRIDGE = ("-P", "-m", "runner.agent.bridge")
+"""Arguments of Python that make the host's tools an MCP server on stdin and stdout."""
+
+
 class Sandbox(Protocol):
     """A running sandbox with its streams attached."""
 
@@ -101,6 +114,11 @@ class Sandbox(Protocol):
     @property
     def workspace(self) -> str:
         """Path of the group's workspace as the agent sees it: the ``cwd`` of its sessions."""
+        ...
+
+    @property
+    def bridge(self) -> Program:
+        """The MCP server of the host's tools, for agents that are not ours."""
         ...
 
 

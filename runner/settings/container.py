@@ -31,7 +31,8 @@ class ContainerSettings:
 
     ``model_socket`` is the Unix socket that leads to the model, a file name inside the sandbox's
     run directory; empty when ``base_url`` is called directly. ``credential_file`` is the projected
-    token file.
+    token file. ``tools_socket`` leads to the host's tools, with the token in ``tools_credential``;
+    empty when there are none.
     """
 
     alias: str
@@ -44,6 +45,8 @@ class ContainerSettings:
     custom_headers: dict[str, str] = field(default_factory=dict)
     loop: LoopControl = field(default_factory=LoopControl)
     model_socket: str = ""
+    tools_socket: str = ""
+    tools_credential: Path = Path()
 
 
 def load_container_settings(home: Path) -> ContainerSettings:
@@ -79,6 +82,8 @@ def parse_container_settings(raw: dict[str, Any], home: Path) -> ContainerSettin
         )
     capabilities = model.get("capabilities", [])
     headers = _table(provider, "custom_headers")
+    ours = _table(raw, "nanokimi")
+    credentials = home / ".kimi" / "credentials"
     return ContainerSettings(
         alias=alias,
         model=_text(model, "model", alias),
@@ -86,10 +91,12 @@ def parse_container_settings(raw: dict[str, Any], home: Path) -> ContainerSettin
         thinking=raw.get("default_thinking", False) is True,
         capabilities=frozenset(map(str, capabilities if isinstance(capabilities, list) else [])),
         base_url=_text(provider, "base_url", "").rstrip("/"),
-        credential_file=home / ".kimi" / "credentials" / f"{key}.json",
+        credential_file=credentials / f"{key}.json",
         custom_headers={name: str(value) for name, value in headers.items()},
         loop=_loop(_table(raw, "loop_control")),
-        model_socket=_text(_table(raw, "nanokimi"), "model_socket", ""),
+        model_socket=_text(ours, "model_socket", ""),
+        tools_socket=_text(ours, "tools_socket", ""),
+        tools_credential=credentials / f"{_text(ours, 'tools_key', key).rsplit('/', 1)[-1]}.json",
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-MODEL_SOCKET = "model.sock"
-"""Name of the Unix socket in a sandbox's run directory that leads to its model."""
+HOST_SOCKET = "host.sock"
+"""Name of the Unix socket in a sandbox's run directory that leads to its host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Layout:
         return self.group_run(folder) / "credentials"
 
     def socket_dir(self, folder: str) -> Path:
-        """Holds the group's model socket; made by the host, mounted read-only."""
+        """Holds the group's socket; made by the host, mounted read-only."""
         return self.group_run(folder) / "socket"
 
     def agent_log(self, folder: str) -> Path:

@@ -11,11 +11,12 @@ from typing import Any
 import tomli_w
 
 from runner.settings.group import GroupSettings
-from runner.settings.layout import MODEL_SOCKET as MODEL_SOCKET
+from runner.settings.layout import HOST_SOCKET as HOST_SOCKET
 from runner.settings.schema import Settings
 from runner.settings.tables import Provider
 
 ISOLATED_BASE_URL = "http://nanokimi.internal/v1"
+TOOLS_KEY = "nanokimi-host"
 _KEY_CREDENTIAL = "oauth/api-key"  # names the file that an API key travels in
 
 
@@ -23,9 +24,10 @@ def project_config(settings: Settings, of_group: GroupSettings, *, isolated: boo
     """The ``config.toml`` of one group's sandbox.
 
     Isolated, the base URL leads nowhere: the model is reached through the Unix socket
-    :data:`MODEL_SOCKET` in the run directory, and the relay behind it adds the provider's headers.
+    :data:`HOST_SOCKET` in the run directory, and the relay behind it adds the provider's headers.
     Otherwise the agent calls the provider itself. The credential is always the projected file that
-    ``oauth.key`` names, also for an API key: the config holds no secret.
+    ``oauth.key`` names, also for an API key: the config holds no secret. The host's tools are at
+    the socket either way, for its scoped token: :func:`project_tools_key` where that is another.
     """
     model, provider, loop = of_group.model, of_group.provider, settings.loop_control
     provider_table: dict[str, Any] = {
@@ -60,7 +62,9 @@ def project_config(settings: Settings, of_group: GroupSettings, *, isolated: boo
         "services": {},
     }
     if isolated:
-        table["nanokimi"] = {"model_socket": MODEL_SOCKET}
+        table["nanokimi"] = {"model_socket": HOST_SOCKET, "tools_socket": HOST_SOCKET}
+    else:
+        table["nanokimi"] = {"tools_socket": HOST_SOCKET, "tools_key": TOOLS_KEY}
     return tomli_w.dumps(table)
 
 
@@ -79,6 +83,15 @@ def project_credentials(provider: Provider, token: str, expires_at: float) -> di
         "token_type": "Bearer",
     }
     return {f"{_credential_key(provider).rsplit('/', 1)[-1]}.json": json.dumps(content) + "\n"}
+
+
+def project_tools_key(token: str) -> dict[str, str]:
+    """The credential file by which a sandbox that calls its provider itself uses the host's tools.
+
+    Args:
+        token: what only the host's relay accepts.
+    """
+    return {f"{TOOLS_KEY}.json": json.dumps({"access_token": token}) + "\n"}
 
 
 def _credential_key(provider: Provider) -> str:

@@ -195,7 +195,7 @@ async def test_an_open_sandbox_calls_the_provider_itself(
             assert login["access_token"] not in json.dumps(await r.events("birds"))
             assert "[redacted]" in answer
             assert login["refresh_token"] not in answer
-            assert not (r.layout.socket_dir(folder_of("birds")) / "model.sock").exists()
+            assert not (r.layout.socket_dir(folder_of("birds")) / "host.sock").exists()
 
 
 async def test_waiting_groups_are_served_in_turn_by_few_sandboxes(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ import os, socket
 s = socket.socket(socket.AF_UNIX)
 s.settimeout(5)
 try:
-    s.connect(os.environ.get("NANOKIMI_RUN_DIR", "/run/nanokimi") + "/model.sock")
+    s.connect(os.environ.get("NANOKIMI_RUN_DIR", "/run/nanokimi") + "/host.sock")
 except OSError:
     raise SystemExit  # an open sandbox has none
 s.sendall(b"POST /v1/chat/completions HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n"

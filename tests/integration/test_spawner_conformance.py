@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import ConflictError, PermanentError, SandboxGoneError
-from runner.sandbox.spawner import MODEL_SOCKET, Running
+from runner.sandbox.spawner import HOST_SOCKET, Running
 from runner.sandbox.volumes import prepare, sandbox_owner
 
 ECHO = """
@@ -258,7 +258,7 @@ async def test_workspace_and_sessions_keep_what_the_next_sandbox_needs(lab):
 
 async def test_the_host_s_socket_answers_inside(lab):
     prepare(lab.layout, "g-1", sandbox_owner())
-    path = lab.layout.socket_dir("g-1") / MODEL_SOCKET
+    path = lab.layout.socket_dir("g-1") / HOST_SOCKET
     directory = os.open(path.parent, os.O_RDONLY)  # pytest's paths are longer than sockets allow
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -273,7 +273,7 @@ async def test_the_host_s_socket_answers_inside(lab):
         agent = await lab.start(
             "import os, socket\n"
             "s = socket.socket(socket.AF_UNIX)\n"
-            "s.connect(os.environ.get('NANOKIMI_RUN_DIR', '/run/nanokimi') + '/model.sock')\n"
+            "s.connect(os.environ.get('NANOKIMI_RUN_DIR', '/run/nanokimi') + '/host.sock')\n"
             "s.sendall(b'agent\\n')\n"
             "print(s.makefile().readline().strip(), flush=True)\n"
         )

@@ -1,4 +1,4 @@
-"""The tools a model may call, in the order it is told of them."""
+"""The built-in tools, in the order in which a model is told of them; ``box`` adds the host's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ SCHEMAS: bytes = msgspec.json.encode(
         for tool in ALL
     ]
 )
-"""The ``tools`` field of a request: the same bytes each time."""
+"""The built-in part of a request's ``tools``: the same bytes each time."""
+
+
+def is_built_in(name: str) -> bool:
+    return name in _BY_NAME
 
 
 def kind_of(name: str) -> str:

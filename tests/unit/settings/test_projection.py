@@ -16,7 +16,7 @@ from runner.settings.container import (
     parse_container_settings,
     read_token,
 )
-from runner.settings.projection import MODEL_SOCKET, project_config, project_credentials
+from runner.settings.projection import HOST_SOCKET, project_config, project_credentials
 from runner.settings.schema import Settings
 
 from .conftest import MODELS, PROVIDERS, Data
@@ -62,7 +62,7 @@ def test_an_isolated_agent_reads_what_the_host_meant(data: Data, tmp_path: Path)
     got = into(tmp_path, project_config(s, s.for_group("a"), isolated=True))
     assert (got.alias, got.model) == ("kimi-code", "kimi-for-coding")
     assert (got.max_context_size, got.capabilities) == (200_000, frozenset({"thinking"}))
-    assert (got.base_url, got.model_socket) == ("http://nanokimi.internal/v1", "model.sock")
+    assert (got.base_url, got.model_socket) == ("http://nanokimi.internal/v1", HOST_SOCKET)
     assert got.custom_headers == {}
     assert got.credential_file == tmp_path / ".kimi" / "credentials" / "kimi-code.json"
     assert (got.loop.max_retries_per_step, got.loop.max_steps_per_turn) == (5, 9)
@@ -141,7 +141,7 @@ def test_a_projected_credential_has_all_fields_and_no_refresh_token(data: Data) 
 
 
 def test_host_and_sandbox_mean_the_same_socket() -> None:
-    assert MODEL_SOCKET == spawner.MODEL_SOCKET
+    assert HOST_SOCKET == spawner.HOST_SOCKET
 
 
 def test_an_agent_without_a_config_says_which_file_is_missing(tmp_path: Path) -> None:

@@ -103,18 +103,19 @@ class Host:
         self.credentials = credentials
         self.models = Models(layout, settings, store, credentials)
         self.tasks = Tasks(store, lambda: task_limits(self.settings.tools.schedule_task))
-        self.tools = ToolServer(
-            ToolDesk(
-                store,
-                log_,
-                lambda: self.settings,
-                lambda group: self._dispatcher.current(group),  # noqa: PLW0108  made below
-                offered(),
-            )
+        desk = ToolDesk(
+            store,
+            log_,
+            lambda: self.settings,
+            lambda group: self._dispatcher.current(group),  # noqa: PLW0108  made below
+            offered(self.tasks),
         )
+        self.tools = ToolServer(desk)
         self.relay = Relay(lambda: self.models.gateway, {MCP_PATH: self.tools.serve})
         self._lease = lease
-        self._opener = Opener(layout, settings, store, lease, spawner, self.relay, credentials)
+        self._opener = Opener(
+            layout, settings, store, lease, spawner, self.relay, credentials, desk.digest
+        )
         self._logins = GroupLogins(credentials, self._opener)
         self.pool = Pool(
             self._opener,

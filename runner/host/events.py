@@ -39,6 +39,7 @@ TEXT_RESET = "text.reset"
 THINKING_DELTA = "thinking.delta"
 TOOL_STARTED = "tool.started"
 TOOL_FINISHED = "tool.finished"
+MESSAGE_SENT = "message.sent"
 USAGE = "usage"
 
 _MEMORY_ONLY = frozenset({TEXT_DELTA, TEXT_RESET, THINKING_DELTA, USAGE})

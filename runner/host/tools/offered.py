@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from runner.host.tools.groups import ListGroups, RegisterGroup
+from runner.host.tools.messages import SendMessage
+from runner.host.tools.tasks import task_tools
 from runner.host.tools.tool import AnyTool
+from runner.store.task_desk import Tasks
 
 
-def offered() -> tuple[AnyTool, ...]:
+def offered(tasks: Tasks) -> tuple[AnyTool, ...]:
     """Every tool there is; settings and roles decide who gets which."""
-    return ()
+    return (SendMessage(), *task_tools(tasks), RegisterGroup(), ListGroups())

@@ -68,7 +68,7 @@ class ChatServer:
 
     async def _chat(self, request: Request) -> Response:
         fault = self._faults.take("chat")
-        if refusal := self._refuse(request, fault):
+        if refusal := self.refuse(request, fault):
             return refusal
         body = _parse(await request.body())
         if isinstance(body, ApiError):
@@ -133,7 +133,7 @@ class ChatServer:
 
     async def _models(self, request: Request) -> Response:
         fault = self._faults.take("models")
-        if refusal := self._refuse(request, fault):
+        if refusal := self.refuse(request, fault):
             return refusal
         data = [
             {"id": m.id, "object": "model", "owned_by": "moonshot", "context_length": m.context}
@@ -143,7 +143,7 @@ class ChatServer:
 
     async def _caching(self, request: Request) -> Response:
         fault = self._faults.take("caching")
-        if refusal := self._refuse(request, fault):
+        if refusal := self.refuse(request, fault):
             return refusal
         if self._caches is None:
             return _error(ApiError(404, "resource_not_found_error", "Not found"))
@@ -171,7 +171,8 @@ class ChatServer:
             return json_answer({"id": id_, "deleted": True, "object": KIND}, fault=fault)
         return json_answer(found.as_json(), fault=fault)
 
-    def _refuse(self, request: Request, fault: Fault | None) -> Response | None:
+    def refuse(self, request: Request, fault: Fault | None) -> Response | None:
+        """The answer to a request that must not be processed: by its fault, client, credential."""
         if fault is not None and fault.replaces:
             return fault_answer(fault)
         coding = _is_coding(request)

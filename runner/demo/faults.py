@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Endpoint = Literal["chat", "token", "device", "models", "caching"]
+Endpoint = Literal["chat", "token", "device", "models", "caching", "search"]
 
 DEFAULT_TYPE = "server_error"
 DEFAULT_MESSAGE = "The demo provider was told to fail"

@@ -31,6 +31,7 @@ from runner.demo.faults import Faults
 from runner.demo.oauth_server import OAuthServer
 from runner.demo.oauth_state import OAuthState
 from runner.demo.records import Record, Recording, Records
+from runner.demo.search_server import SearchServer
 from runner.errors import TemporaryError
 
 _THREAD = "demo-provider"
@@ -120,6 +121,7 @@ class DemoProvider:
             routes=[
                 *self._chat.routes(),
                 *OAuthServer(self._oauth, self.faults).routes(),
+                *SearchServer(self._chat.refuse, self.faults).routes(),
                 *Control(self).routes(),
             ],
             middleware=[Middleware(Recording, records=self._records)],

@@ -101,7 +101,7 @@ class LoopControl(Table):
 
 
 class Service(Table):
-    """A service of kimi-cli. Read so that its config loads; not used here."""
+    """A service of kimi-cli: its URL, and the key or login that opens it."""
 
     base_url: OptionalUrl = ""
     api_key: Secret = Secret("")
@@ -110,7 +110,7 @@ class Service(Table):
 
 
 class Services(Table):
-    """``[services]``: may be empty."""
+    """``[services]``: may be empty. web_search uses ``moonshot_search``; the other is only read."""
 
     moonshot_search: Service | None = None
     moonshot_fetch: Service | None = None

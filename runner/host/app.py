@@ -32,11 +32,12 @@ from runner.host.models import Models
 from runner.host.opener import Opener
 from runner.host.people import People, check_person_id
 from runner.host.pool import Pool
+from runner.host.scheduler import Circumstances, Scheduler
 from runner.host.tools.desk import ToolDesk
 from runner.host.tools.offered import offered
 from runner.host.tools.server import PATH as MCP_PATH
 from runner.host.tools.server import ToolServer
-from runner.model import MAX_ID_CHARS, Event, Group, Message, Turn
+from runner.model import MAX_ID_CHARS, Event, Group, Message, Role, Task, Turn
 from runner.sandbox.spawner import Spawner
 from runner.sandbox.trees import remove_tree
 from runner.settings.layout import Layout
@@ -140,6 +141,8 @@ class Host:
             wake=self._dispatcher.wake,
         )
         self.people = People(store, lambda: self.settings)
+        self.scheduler = Scheduler(store, log_, self._circumstances_of, self._dispatcher.wake)
+        self.tasks.changed = self.scheduler.look
         self._deleting: set[str] = set()
         self.stopping = False
         self.died = asyncio.Event()
@@ -221,6 +224,17 @@ class Host:
     def trigger(self, group_id: str) -> str:
         """The word that wakes this group's agent; empty answers everything."""
         return self.settings.for_group(group_id).trigger
+
+    async def _circumstances_of(self, task: Task) -> Circumstances:
+        """What counts for a due task: who it runs for is admitted, and has a role, as of now."""
+        by = task.created_by
+        try:
+            role = await self.people.admit(task.group, by, operator=not by)
+        except PermanentError:
+            role = Role.BLOCKED
+        else:
+            role = role if by else Role.MEMBER
+        return Circumstances(role, self.settings.host.max_queue, self.held(task.group))
 
     # -- groups ---------------------------------------------------------------------------------
 
@@ -328,6 +342,7 @@ class Host:
             asyncio.create_task(self.tools.run(), name="tool server"),
             asyncio.create_task(self._keeper.keep(), name="keep the lease"),
             asyncio.create_task(self._keeper.look(), name="look for work"),
+            asyncio.create_task(self.scheduler.run(), name="schedule tasks"),
             asyncio.create_task(self.pool.reap(), name="reap idle sandboxes"),
             asyncio.create_task(self._reconcile(), name="reconcile sandboxes"),
             asyncio.create_task(self._watch_settings(), name="watch config.toml"),

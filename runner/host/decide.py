@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from xml.sax.saxutils import escape, quoteattr
 
 from runner.errors import LoginRequiredError, NanokimiError, TemporaryError
+from runner.host.scheduled import scheduled
 from runner.model import Message
+from runner.store.silence import TASK_CHANNEL
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 300.0
@@ -34,10 +36,15 @@ def frame(messages: Sequence[Message]) -> str:
     command of an engine nor can pass for somebody else's.
     """
     return "\n".join(
+        scheduled(m, _framed(m)) if m.channel == TASK_CHANNEL else _framed(m) for m in messages
+    )
+
+
+def _framed(m: Message) -> str:
+    return (
         f"<message sender={quoteattr(m.sender or 'user')}"
         f' time="{datetime.fromtimestamp(m.created_at, UTC):%Y-%m-%dT%H:%M:%SZ}">\n'
         f"{escape(m.text)}\n</message>"
-        for m in messages
     )
 
 

@@ -31,6 +31,7 @@ from runner.host.pool import Pool, Slot
 from runner.host.session import AgentSession, Answer
 from runner.model import Event, Message, Turn, TurnState, Usage
 from runner.store import Claim, Store
+from runner.store.silence import is_silent
 
 log = structlog.get_logger()
 
@@ -275,11 +276,10 @@ class Dispatcher:
         ended = replace(
             turn, state=state, text=answer.text, usage=answer.usage, finished_at=time.time()
         )
-        await self._finish(
-            ended,
-            events.TURN_FINISHED,
-            finished_json(ended, answer.stop_reason),
-        )
+        told = finished_json(ended, answer.stop_reason)
+        if (run := self._running.get(turn.group)) and is_silent(ended, run.messages):
+            told["silent"] = True
+        await self._finish(ended, events.TURN_FINISHED, told)
         log.info(
             "turn.finished",
             group=turn.group,

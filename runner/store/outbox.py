@@ -20,6 +20,7 @@ from runner.model import Delivery, DeliveryKind, Event, Message, Turn, TurnState
 from runner.store import groups
 from runner.store import schema as t
 from runner.store.rows import message_of
+from runner.store.silence import is_silent
 
 WEBHOOK = "webhook"
 """The channel whose targets are URLs."""
@@ -58,11 +59,14 @@ def say(
 def conclude(c: Connection, ended: Turn, log: Event, webhook: str) -> Delivery | None:
     """Tell the chat how a turn ended; ``log`` is the event that says so.
 
-    To be called by the transaction that ends the turn, as the last that is said of it.
+    To be called by the transaction that ends the turn, as the last that is said of it. ``None``
+    also where a scheduled task has nothing to tell.
     """
     failed = ended.state is TurnState.FAILED
     kind = DeliveryKind.FAILURE if failed else DeliveryKind.ANSWER
     messages = _messages(c, ended.id)
+    if is_silent(ended, messages):
+        return None
     return _deliver(c, ended, kind, log.kind, log.data, messages, ended.group, webhook)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, insert, make_url, select
+from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from runner.errors import ConfigError, NanokimiError, PermanentError
+from runner.errors import ConfigError, NanokimiError
 from runner.settings.layout import Layout
 from runner.settings.tables import Store as StoreSettings
-from runner.store import schema as t
-from runner.store.postgres import check_postgres, explain_postgres, open_postgres
+from runner.store.postgres import explain_postgres, open_postgres
 from runner.store.sqlite import explain_sqlite, open_sqlite
 
 Place = Path | str
@@ -47,21 +46,6 @@ def open_engine(place: Place) -> Engine:
         f"[store] url names {kind}, which cannot be used like this",
         hint='write postgresql://user:password@host/database, or "" for SQLite in data/',
     )
-
-
-def prepare(c: Connection) -> None:
-    if c.dialect.name == "postgresql":
-        check_postgres(c)
-    t.metadata.create_all(c)
-    found = c.scalar(select(t.meta.c.value).where(t.meta.c.key == "schema_version"))
-    if found is None:
-        c.execute(insert(t.meta).values(key="schema_version", value=str(t.SCHEMA_VERSION)))
-    elif int(found) > t.SCHEMA_VERSION:
-        raise PermanentError(
-            f"the database was written by a newer nanokimi (schema {found})",
-            hint="upgrade nanokimi, or point --data at another directory",
-            code="store_too_new",
-        )
 
 
 def explain(e: DBAPIError, url: URL) -> NanokimiError:

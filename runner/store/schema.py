@@ -1,4 +1,4 @@
-"""The tables, as the newest migration leaves them.
+"""The tables, as the newest step of :mod:`runner.store.migrations` leaves them.
 
 Times are Unix seconds; JSON columns hold what the API shows as objects.
 """
@@ -20,8 +20,6 @@ from sqlalchemy import (
     false,
 )
 
-SCHEMA_VERSION = 2
-
 metadata = MetaData()
 
 meta = Table(
@@ -34,8 +32,8 @@ groups = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("folder", Text, nullable=False, unique=True),
-    Column("session_id", Text, nullable=False, default="", server_default=""),
-    Column("generation", Integer, nullable=False, default=0, server_default="0"),
+    Column("session_id", Text, nullable=False, default=""),
+    Column("generation", Integer, nullable=False, default=0),
     Column("created_at", Float, nullable=False),
     Column("owner", Text, nullable=False, default="", server_default=""),
     Column("model", Text, nullable=False, default="", server_default=""),

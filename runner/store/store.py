@@ -19,10 +19,11 @@ from sqlalchemy.exc import DBAPIError
 from runner.model import Event, Group, Message, Turn
 from runner.store import event_log, groups, queue
 from runner.store import schema as t
-from runner.store.database import READERS, Place, explain, open_engine, prepare
+from runner.store.database import READERS, Place, explain, open_engine
 from runner.store.hosts import Elsewhere
 from runner.store.queue import Accepted, Claim
 from runner.store.sqlite import READS
+from runner.store.upgrade import prepare
 from runner.store.writer import Writer
 
 _T = TypeVar("_T")

@@ -262,15 +262,6 @@ async def test_a_file_that_is_no_database_is_said_so_and_kept(tmp_path: Path) ->
     assert path.read_bytes().startswith(b"not a database")
 
 
-async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "nanokimi.db"
-    await (await Store.open(path)).close()
-    with sqlite3.connect(path) as c:
-        c.execute("update meta set value = '99' where key = 'schema_version'")
-    with pytest.raises(PermanentError, match="newer"):
-        await Store.open(path)
-
-
 async def test_the_database_is_private(tmp_path: Path) -> None:
     path = tmp_path / "nanokimi.db"
     await (await Store.open(path)).close()

@@ -37,6 +37,7 @@ from runner.host.tools.desk import ToolDesk
 from runner.host.tools.offered import offered
 from runner.host.tools.server import PATH as MCP_PATH
 from runner.host.tools.server import ToolServer
+from runner.host.tools.web import Web
 from runner.model import MAX_ID_CHARS, Event, Group, Message, Role, Task, Turn
 from runner.sandbox.spawner import Spawner
 from runner.sandbox.trees import remove_tree
@@ -104,12 +105,13 @@ class Host:
         self.credentials = credentials
         self.models = Models(layout, settings, store, credentials)
         self.tasks = Tasks(store, lambda: task_limits(self.settings.tools.schedule_task))
+        self.web = Web(lambda: self.settings, credentials)
         desk = ToolDesk(
             store,
             log_,
             lambda: self.settings,
             lambda group: self._dispatcher.current(group),  # noqa: PLW0108  made below
-            offered(self.tasks),
+            offered(self.tasks, self.web),
         )
         self.tools = ToolServer(desk)
         self.relay = Relay(lambda: self.models.gateway, {MCP_PATH: self.tools.serve})
@@ -359,6 +361,7 @@ class Host:
             await asyncio.wait(background)
             await self.pool.close()
             await self.relay.aclose()
+            self.web.close()
             with contextlib.suppress(NanokimiError):
                 await self._opener.clear_leftovers()
             with contextlib.suppress(NanokimiError):

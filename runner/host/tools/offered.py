@@ -6,9 +6,10 @@ from runner.host.tools.groups import ListGroups, RegisterGroup
 from runner.host.tools.messages import SendMessage
 from runner.host.tools.tasks import task_tools
 from runner.host.tools.tool import AnyTool
+from runner.host.tools.web import Web
 from runner.store.task_desk import Tasks
 
 
-def offered(tasks: Tasks) -> tuple[AnyTool, ...]:
+def offered(tasks: Tasks, web: Web) -> tuple[AnyTool, ...]:
     """Every tool there is; settings and roles decide who gets which."""
-    return (SendMessage(), *task_tools(tasks), RegisterGroup(), ListGroups())
+    return (SendMessage(), *task_tools(tasks), *web.tools, RegisterGroup(), ListGroups())

@@ -30,6 +30,8 @@ _KNOWN = {
     *("fallbacks", "rpm", "request_timeout", "cooldown", "thinking_level", "streaming"),
     *("temperature", "max_tokens"),
 }
+_DUCK = "duckduckgo"
+MAX_RESULTS = 50
 _THINKING = {"off": "off", "low": "low", "medium": "medium", "high": "high", "xhigh": "max"}
 
 Json = Mapping[str, object]
@@ -207,6 +209,8 @@ class _Conversion:
         document["providers"] = {name: provider}
         if steps := _number(self._defaults, "max_tool_iterations"):
             document["loop_control"] = {"max_steps_per_turn": max(1, int(steps))}
+        if search := self._search():
+            document["tools"] = {"web_search": search}
         document["model_list"] = entries
         return document
 
@@ -222,11 +226,29 @@ class _Conversion:
             made["custom_headers"] = headers
         return made
 
+    def _search(self) -> dict[str, Any]:
+        """``tools.web.duckduckgo`` is the switch of web_search; no other engine has a key here."""
+        tools = _table(self._raw, "tools")
+        web = _table(tools, "web")
+        for path, left in (("tools", tools.keys() - {"web"}), ("tools.web", web.keys() - {_DUCK})):
+            for key in sorted(left):
+                self._note(f"{path}.{key}: has no counterpart in config.toml and was left out")
+        duckduckgo = _table(web, _DUCK)
+        made: dict[str, Any] = {}
+        if isinstance(enabled := duckduckgo.get("enabled"), bool):
+            made = {"engine": _DUCK} if enabled else {"enabled": False}
+        most = _number(duckduckgo, "max_results")
+        if most is not None and 1 <= most <= MAX_RESULTS:
+            made["max_results"] = int(most)
+        elif "max_results" in duckduckgo:
+            self._note(f"tools.web.{_DUCK}.max_results is no number from 1 to {MAX_RESULTS}")
+        return made
+
     def _rest(self) -> None:
         for key in ("workspace", "restrict_to_workspace"):
             if key in self._defaults:
                 self._note(f"agents.defaults.{key}: every group has its own workspace here")
-        for key in self._raw.keys() - {"agents", "model_list", "providers"}:
+        for key in self._raw.keys() - {"agents", "model_list", "providers", "tools"}:
             self._note(f"{key}: has no counterpart in config.toml and was left out")
 
 

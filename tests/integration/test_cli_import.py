@@ -18,7 +18,7 @@ CONFIG: dict[str, Any] = {
         {"model_name": "kimi-code", "model": "kimi-code/kimi-coding", "api_key": "sk-kimi-secret"},
         {"model_name": "gpt4-backup", "model": "openai/gpt-4o", "api_key": "sk-openai-secret"},
     ],
-    "tools": {"web": {"duckduckgo": {"enabled": True}}},
+    "tools": {"web": {"duckduckgo": {"enabled": True, "max_results": 4}}, "cron": {}},
 }
 
 
@@ -47,9 +47,10 @@ async def test_an_old_config_becomes_one_that_loads_with_its_keys_in_private_fil
     code, out, err = await nanokimi("import", "picoclaw", str(old), "--data", str(layout.root))
     assert code == 0, err
     assert f"wrote {layout.config}" in out
-    assert "tools" in err  # what has no counterpart is said
+    assert "tools.cron" in err  # what has no counterpart is said
     settings = load_settings(layout, {})
     assert settings.default_model == "kimi-code"
+    assert settings.tools.web_search.max_results == 4
     assert [e.model_name for e in settings.model_list] == ["kimi-code", "gpt4-backup"]
     assert settings.model_list[0].fallbacks == ("gpt4-backup",)
     assert settings.model_list[0].api_key.reveal() == "sk-kimi-secret"

@@ -133,9 +133,35 @@ def test_a_fallback_that_is_defined_nowhere_is_named_and_left_out(tmp_path: Path
     assert settings(found, tmp_path).model_list[0].fallbacks == ("gpt4-backup",)
 
 
-@pytest.mark.parametrize("part", ["tools", "connect_mode", "agents.defaults.workspace"])
+@pytest.mark.parametrize("part", ["connect_mode", "agents.defaults.workspace"])
 def test_what_has_no_counterpart_is_said(part: str) -> None:
     assert [n for n in imported(LIST).notes if part in n]
+
+
+@pytest.mark.parametrize(
+    ("tools", "search"),
+    [
+        ({"enabled": True, "max_results": 7}, {"engine": "duckduckgo", "max_results": 7}),
+        ({"enabled": True}, {"engine": "duckduckgo"}),
+        ({"enabled": False, "max_results": 3}, {"enabled": False, "max_results": 3}),
+        ({"enabled": True, "max_results": 5_000}, {"engine": "duckduckgo"}),
+        ({"enabled": "yes"}, {}),
+        ({}, {}),
+    ],
+)
+def test_the_switch_for_web_search_becomes_that_of_the_tool(
+    tools: dict[str, object], search: dict[str, object]
+) -> None:
+    made = imported({**LIST, "tools": {"web": {"duckduckgo": tools}}})
+    assert (
+        parse_toml(made.text.encode(), Path("c")).get("tools", {}).get("web_search", {}) == search
+    )
+
+
+def test_other_tools_and_engines_of_search_are_said_to_be_left_out() -> None:
+    notes = imported({**LIST, "tools": {"cron": {}, "web": {"brave": {"enabled": True}}}}).notes
+    assert [n for n in notes if "tools.cron" in n]
+    assert [n for n in notes if "tools.web.brave" in n]
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner import __version__
-from runner.api import members, usage
+from runner.api import files, members, usage
 from runner.api.bodies import ErrorBody, ErrorOut, Readiness
 from runner.api.metrics import Metrics
 from runner.api.routes import HostIn, router
+from runner.api.uploads import FORM, Uploads, body_limit
 from runner.errors import (
     BusyError,
     ConflictError,
@@ -31,13 +32,14 @@ from runner.host.app import Host
 
 log = structlog.get_logger()
 
-MAX_BODY = 1024 * 1024
-
 _STATUS = {
     "host_stopping": 503,
     "message_too_long": 413,
     "unauthorized": 401,
     "body_too_large": 413,
+    "attachment_too_large": 413,
+    "too_many_attachments": 413,
+    "upload_timeout": 408,
     "group_deleting": 409,
     "group_not_allowed": 403,
     "sender_blocked": 403,
@@ -67,8 +69,10 @@ def create_app(host: Host, token: str) -> FastAPI:
         description="Every chat group has its own AI agent. Send messages, stream the answers.",
     )
     app.state.host = host
+    app.state.uploads = Uploads()
     app.include_router(router, dependencies=[Depends(authorised)])
     app.include_router(members.router, dependencies=[Depends(authorised)])
+    app.include_router(files.router, dependencies=[Depends(authorised)])
     app.include_router(usage.router, dependencies=[Depends(authorised)])
     app.add_api_route("/health", health, tags=["state"], summary="The process lives")
     app.add_api_route(
@@ -120,11 +124,11 @@ class _Limits:
         if b"%2f" in raw.lower():
             kept = raw.replace(b"%2F", b"%00").replace(b"%2f", b"%00")
             scope = {**scope, "path": unquote(kept.decode("latin-1"))}
+        left = body_limit(scope, scope["app"].state.host.settings.tools.send_file.max_size)
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > MAX_BODY:
+        if not length.isdigit() or int(length) > left:
             await _too_large()(scope, receive, send)
             return
-        left = MAX_BODY
 
         async def counted() -> Message:
             nonlocal left
@@ -167,12 +171,14 @@ def status_of(e: NanokimiError) -> int:
 async def _on_invalid(request: Request, e: Exception) -> JSONResponse:
     assert isinstance(e, RequestValidationError)
     kind = request.headers.get("content-type", "application/json")
-    if "json" not in kind:
+    if "json" not in kind and not kind.lower().startswith(FORM):
         hint = "send Content-Type: application/json"
         return _json(415, "not_json", f"the body is {kind[:100]}", hint)
     found: list[dict[str, Any]] = list(e.errors())
     if any(f["type"] == "json_invalid" for f in found):
         return _bad_json()
+    if found[0]["type"] == "form":
+        return _json(422, "invalid_form", found[0]["msg"], "see /docs for the parts it takes")
     told = "; ".join(
         f"{'.'.join(str(p) for p in f['loc'] if p != 'body') or 'body'}: {f['msg']}"
         for f in found[:10]
@@ -203,8 +209,8 @@ def _too_large() -> JSONResponse:
     return _json(
         413,
         "body_too_large",
-        f"the body has more than {MAX_BODY} bytes",
-        "send it in parts, or put the text into a file of the workspace",
+        "the body has more bytes than this call takes: 1 MiB, and files as they are allowed",
+        "send it in parts, and files as parts of a form",
     )
 
 

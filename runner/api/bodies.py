@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from runner.errors import NanokimiError
+from runner.host.attachments import MAX_ATTACHMENTS
 from runner.host.dispatcher import usage_json
-from runner.model import Group, Message, Turn
+from runner.model import Group, Message, StoredFile, Turn
 
 MAX_METADATA = 64 * 1024
 MAX_DEPTH = 32
+
+
+class AttachmentIn(BaseModel):
+    """A file that comes with a message, inside its JSON. A form takes larger ones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=256)
+    media_type: str = Field("", max_length=100)
+    data: str = Field(description="Its bytes as standard base64.")
 
 
 class MessageIn(BaseModel):
@@ -44,6 +56,8 @@ class MessageIn(BaseModel):
         default_factory=dict,
         description="Kept with the message and given back: at most 64 KiB, 32 levels deep.",
     )
+
+    attachments: list[AttachmentIn] = Field(default_factory=list, max_length=MAX_ATTACHMENTS)
 
     @field_validator("text", "sender", "sender_id", "external_id")
     @classmethod
@@ -99,6 +113,15 @@ class TurnResult(BaseModel):
         )
 
 
+class AttachmentOut(BaseModel):
+    """A file that came with a message; ``path`` is where the agent has it in its workspace."""
+
+    name: str
+    media_type: str
+    size: int
+    path: str
+
+
 class MessageOut(BaseModel):
     """A message of the history; ``seq`` is the ``after`` of the next page."""
 
@@ -113,6 +136,7 @@ class MessageOut(BaseModel):
     external_id: str | None
     created_at: float
     metadata: dict[str, Any]
+    attachments: list[AttachmentOut]
 
     @classmethod
     def of(cls, m: Message) -> MessageOut:
@@ -128,6 +152,7 @@ class MessageOut(BaseModel):
             external_id=m.external_id,
             created_at=m.created_at,
             metadata=m.metadata,
+            attachments=[AttachmentOut(**asdict(a)) for a in m.attachments],
         )
 
 
@@ -174,6 +199,27 @@ class Cancelled(BaseModel):
 
 class Stopped(BaseModel):
     stopped: bool = Field(description="False when the group had no sandbox.")
+
+
+class FileOut(BaseModel):
+    """A file that an agent sent; ``url`` is where it is downloaded, with the bearer token."""
+
+    file_id: str
+    turn_id: str
+    name: str
+    media_type: str
+    size: int
+    created_at: float
+    url: str
+
+    @classmethod
+    def of(cls, file: StoredFile, url: str) -> FileOut:
+        told = asdict(file)
+        return cls(file_id=told.pop("id"), url=url, **{k: told[k] for k in told if k != "group"})
+
+
+class FileList(BaseModel):
+    files: list[FileOut]
 
 
 class ErrorBody(BaseModel):

@@ -16,12 +16,12 @@ from runner.api.bodies import (
     GroupList,
     GroupOut,
     MessageAccepted,
-    MessageIn,
     MessageOut,
     MessagePage,
     Stopped,
     TurnResult,
 )
+from runner.api.uploads import Upload, Uploads, message_body
 from runner.errors import ConflictError, NotFoundError
 from runner.host.app import Host, Incoming
 from runner.host.events import ends_turn
@@ -55,9 +55,20 @@ HostIn = Annotated[Host, Depends(host_of)]
 GroupIn = Annotated[str, Depends(group_of)]
 
 
-@router.post("/groups/{id}/messages", status_code=202, response_model=None)
+async def upload_of(request: Request, host: HostIn, group: GroupIn) -> Upload:
+    uploads = request.app.state.uploads
+    assert isinstance(uploads, Uploads)
+    return await uploads.read(request, host, group)
+
+
+UploadIn = Annotated[Upload, Depends(upload_of)]
+
+
+@router.post(
+    "/groups/{id}/messages", status_code=202, response_model=None, openapi_extra=message_body()
+)
 async def post_message(
-    body: MessageIn,
+    upload: UploadIn,
     host: HostIn,
     group: GroupIn,
     request: Request,
@@ -69,7 +80,9 @@ async def post_message(
     its turn has ended. With `?wait=SECONDS`: 200 and the turn's result, or 202 when time is up.
     """
     mark = host.events.mark()
-    accepted = await host.accept(
+    body = upload.body
+    accepted = await upload.accept(
+        host,
         Incoming(
             group=group,
             text=body.text,
@@ -81,7 +94,7 @@ async def post_message(
             sender_id=body.sender_id,
             operator=body.operator,
             reply_to_agent=body.reply_to_agent,
-        )
+        ),
     )
     if "text/event-stream" in request.headers.get("accept", ""):
         return sse.respond(sse.of_message(host, accepted, mark))

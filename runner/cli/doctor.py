@@ -18,11 +18,12 @@ from runner.cli.checks_login import check_clock, check_files, check_fit, check_l
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import out, plain, show_json, table
 from runner.errors import NanokimiError
-from runner.host.app import remove_files
 from runner.host.credentials import Credentials
+from runner.host.shelf import remove_shelves
 from runner.model import folder_of
 from runner.oauth.store import TokenStore
 from runner.sandbox.spawner import Limits, SandboxSpec, Spawner
+from runner.sandbox.volume import remove_volume
 from runner.settings.layout import Layout
 from runner.settings.schema import Settings
 from runner.settings.tables import Provider
@@ -100,7 +101,8 @@ async def _checks(context: Context) -> AsyncIterator[Check]:
             yield check
     finally:
         await spawner.close()
-        await asyncio.to_thread(remove_files, context.layout, folder_of(PROBE))
+        await asyncio.to_thread(remove_volume, context.layout, folder_of(PROBE))
+        await asyncio.to_thread(remove_shelves, context.layout, folder_of(PROBE))
 
 
 def _disk(context: Context) -> Check:

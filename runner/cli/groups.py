@@ -12,9 +12,10 @@ from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.members import members
 from runner.cli.output import ago, note, out, plain, show_json, table
-from runner.host.app import remove_files
 from runner.host.lock import host_lock
+from runner.host.shelf import remove_shelves
 from runner.model import Group
+from runner.sandbox.volume import remove_volume
 from runner.store import Store
 
 app = typer.Typer(help="Groups and their agents.", no_args_is_help=True)
@@ -133,7 +134,8 @@ async def _change(context: Context, group: str, what: Literal["stop", "reset", "
                 await store.reset_group(group)
             elif what == "rm":
                 await store.delete_group(group)
-                remove_files(context.layout, known.folder)
+                remove_volume(context.layout, known.folder)
+                remove_shelves(context.layout, known.folder)
             return what != "stop"
 
 

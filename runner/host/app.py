@@ -18,14 +18,15 @@ from runner.errors import (
     BusyError,
     NanokimiError,
     PermanentError,
-    TemporaryError,
 )
 from runner.gateway.relay import Relay
 from runner.host import events
+from runner.host.attachments import Attachments, Staged
 from runner.host.credentials import Credentials
 from runner.host.decide import wakes
 from runner.host.dispatcher import Dispatcher, TurnLimits
 from runner.host.events import EventLog
+from runner.host.files import SentFiles
 from runner.host.lease import Keeper, host_id
 from runner.host.logins import GroupLogins
 from runner.host.models import Models
@@ -33,6 +34,7 @@ from runner.host.opener import Opener
 from runner.host.people import People, check_person_id
 from runner.host.pool import Pool
 from runner.host.scheduler import Circumstances, Scheduler
+from runner.host.shelf import remove_shelves
 from runner.host.tools.desk import ToolDesk
 from runner.host.tools.offered import offered
 from runner.host.tools.server import PATH as MCP_PATH
@@ -40,7 +42,6 @@ from runner.host.tools.server import ToolServer
 from runner.host.tools.web import Web
 from runner.model import MAX_ID_CHARS, Event, Group, Message, Role, Task, Turn
 from runner.sandbox.spawner import Spawner
-from runner.sandbox.trees import remove_tree
 from runner.settings.layout import Layout
 from runner.settings.load import load_settings
 from runner.settings.reload import watch_settings
@@ -74,6 +75,7 @@ class Incoming:
     sender_id: str = ""
     operator: bool = False
     reply_to_agent: bool = False
+    staged: Staged | None = None
 
     @property
     def person(self) -> str:
@@ -106,12 +108,14 @@ class Host:
         self.models = Models(layout, settings, store, credentials)
         self.tasks = Tasks(store, lambda: task_limits(self.settings.tools.schedule_task))
         self.web = Web(lambda: self.settings, credentials)
+        self.files = SentFiles(layout, store, spawner)
+        self.attachments = Attachments(layout, store, spawner)
         desk = ToolDesk(
             store,
             log_,
             lambda: self.settings,
             lambda group: self._dispatcher.current(group),  # noqa: PLW0108  made below
-            offered(self.tasks, self.web),
+            offered(self.tasks, self.web, self.files),
         )
         self.tools = ToolServer(desk)
         self.relay = Relay(lambda: self.models.gateway, {MCP_PATH: self.tools.serve})
@@ -133,6 +137,7 @@ class Host:
             lambda: TurnLimits(self.settings.host.turn_timeout, self.settings.host.max_attempts),
             self._logins,
             lambda group: self.settings.for_group(group).webhook,
+            self.attachments.bring,
         )
         self._keeper = Keeper(
             store,
@@ -175,7 +180,8 @@ class Host:
         if incoming.sender_id:
             check_person_id(incoming.sender_id)
         role = await self.people.admit(incoming.group, incoming.person, operator=incoming.operator)
-        if not incoming.text.strip():
+        staged = incoming.staged or Staged(f"msg_{secrets.token_hex(12)}")
+        if not incoming.text.strip() and not staged.attachments:
             raise PermanentError(
                 "the message is empty", hint='send some "text"', code="empty_message"
             )
@@ -186,7 +192,7 @@ class Host:
                 code="message_too_long",
             )
         message = Message(
-            id=f"msg_{secrets.token_hex(12)}",
+            id=staged.message_id,
             group=incoming.group,
             seq=0,
             text=incoming.text,
@@ -202,6 +208,7 @@ class Host:
             channel=incoming.channel,
             sender_id=incoming.person,
             role=role,
+            attachments=staged.attachments,
         )
         with self.events.writing(incoming.group) as event_id:
             event = Event(
@@ -291,7 +298,7 @@ class Host:
         group = await self.store.group(group_id)
 
         async def remove() -> None:
-            await asyncio.to_thread(remove_files, self.layout, group.folder)
+            await asyncio.to_thread(self._remove_files, group.folder)
             await self.store.delete_group(group_id)
 
         self._deleting.add(group_id)
@@ -304,6 +311,10 @@ class Host:
         self.events.forget(group_id)
         self.models.forget(group_id)
         log.info("group.deleted", group=group_id)
+
+    def _remove_files(self, folder: str) -> None:
+        self.spawner.volume(folder).remove()
+        remove_shelves(self.layout, folder)
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -462,25 +473,6 @@ async def open_host(
             await spawner.close()
     finally:
         await store.close()
-
-
-def remove_files(layout: Layout, folder: str) -> None:
-    """Remove the workspace, the sessions and the log of a group whose sandbox is gone.
-
-    Raises:
-        TemporaryError: some of it cannot be removed.
-    """
-    try:
-        for path in (layout.workspace(folder), layout.sessions(folder), layout.group_run(folder)):
-            remove_tree(path)
-        for log_file in layout.agent_log(folder).parent.glob(f"{folder}.log*"):
-            log_file.unlink(missing_ok=True)
-    except OSError as e:
-        raise TemporaryError(
-            f"the group's files cannot be removed: {e}",
-            hint="mend their owner or mode, and try again",
-            code="files_not_removed",
-        ) from None
 
 
 def check_group_id(group_id: str) -> None:

@@ -33,7 +33,8 @@ def frame(messages: Sequence[Message]) -> str:
     """Chat messages as the agent gets them: who said what and when, never as bare text.
 
     The words of a stranger stand inside an element, escaped, so they neither become a slash
-    command of an engine nor can pass for somebody else's.
+    command of an engine nor can pass for somebody else's. Files that came with a message are named
+    at its end by their paths in the workspace.
     """
     return "\n".join(
         scheduled(m, _framed(m)) if m.channel == TASK_CHANNEL else _framed(m) for m in messages
@@ -44,7 +45,15 @@ def _framed(m: Message) -> str:
     return (
         f"<message sender={quoteattr(m.sender or 'user')}"
         f' time="{datetime.fromtimestamp(m.created_at, UTC):%Y-%m-%dT%H:%M:%SZ}">\n'
-        f"{escape(m.text)}\n</message>"
+        f"{escape(m.text)}\n{_attached(m)}</message>"
+    )
+
+
+def _attached(message: Message) -> str:
+    return "".join(
+        f"<attachment path={quoteattr(a.path)} name={quoteattr(a.name)}"
+        f' size="{a.size}" type={quoteattr(a.media_type)}/>\n'
+        for a in message.attachments
     )
 
 

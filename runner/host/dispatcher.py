@@ -10,7 +10,7 @@ import asyncio
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -65,6 +65,10 @@ class TurnLimits:
     max_attempts: int
 
 
+Bring = Callable[[str, Sequence[Message]], Awaitable[None]]
+"""Puts the files that came with messages into the workspace of the group with this folder."""
+
+
 class Logins(Protocol):
     """What a turn that has no usable login waits for."""
 
@@ -97,6 +101,7 @@ class Dispatcher:
         limits: Callable[[], TurnLimits],
         logins: Logins,
         webhook: Callable[[str], str],
+        bring: Bring,
     ) -> None:
         self._store = store
         self._host = host
@@ -105,6 +110,7 @@ class Dispatcher:
         self._limits = limits
         self._logins = logins
         self._webhook = webhook
+        self._bring = bring
         self._held: set[str] = set()
         self._excused: Counter[str] = Counter()
         self._woken: asyncio.Queue[str] = asyncio.Queue()
@@ -312,6 +318,7 @@ class Dispatcher:
         if run.cancelled.is_set():
             return Answer("", "cancelled", None)
         await self._logins.ready(session)
+        await self._bring(session.sandbox.info.folder, run.messages)
         listener = _ToEvents(self._log, run.turn)
         try:
             async with asyncio.timeout(limits.turn_timeout):

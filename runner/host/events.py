@@ -40,6 +40,7 @@ THINKING_DELTA = "thinking.delta"
 TOOL_STARTED = "tool.started"
 TOOL_FINISHED = "tool.finished"
 MESSAGE_SENT = "message.sent"
+FILE_SENT = "file.sent"
 USAGE = "usage"
 
 _MEMORY_ONLY = frozenset({TEXT_DELTA, TEXT_RESET, THINKING_DELTA, USAGE})

@@ -35,6 +35,7 @@ from runner.sandbox.spawner import (
     SandboxSpec,
     SandboxStatus,
 )
+from runner.sandbox.volume import LocalVolume
 from runner.sandbox.volumes import (
     Owner,
     prepare,
@@ -173,6 +174,9 @@ class DockerSpawner:
         if state is None or not state.running:
             raise SandboxGoneError(f"the container {info.ref[:12]} does not run any more")
         return DockerSandbox(info, await self._attach(info.ref, info.folder))
+
+    def volume(self, folder: str) -> LocalVolume:
+        return LocalVolume(self._layout, folder, self._owner)
 
     async def close(self) -> None:
         for ref in list(self._attached):

@@ -47,6 +47,7 @@ from runner.sandbox.spawner import (
     SandboxStatus,
 )
 from runner.sandbox.trees import remove_tree
+from runner.sandbox.volume import LocalVolume
 from runner.sandbox.volumes import (
     CONFIG_FILE,
     Owner,
@@ -177,6 +178,9 @@ class ProcessSpawner:
             "the streams of a process end with the host that started it",
             hint="stop it and resume the session in a new sandbox",
         )
+
+    def volume(self, folder: str) -> LocalVolume:
+        return LocalVolume(self._layout, folder, self._owner)
 
     async def close(self) -> None:
         """Drop the streams: agents see the end of their stdin."""

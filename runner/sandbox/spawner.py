@@ -7,13 +7,14 @@ on each (``tests/integration/test_spawner_conformance.py``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
 from runner.model import ExtraMount as ExtraMount
 from runner.model import Limits as Limits
+from runner.sandbox.trees import Usage as Usage
 from runner.settings.layout import HOST_SOCKET as HOST_SOCKET
 from runner.wire.peer import Channel as ByteStreams
 
@@ -132,6 +133,39 @@ class EngineReport:
     warning: str = ""
 
 
+class Volume(Protocol):
+    """A group's files as the host reaches them, whatever the stranger inside does to them.
+
+    Every call blocks, and raises :class:`~runner.errors.TemporaryError` when the disk is full or
+    does not answer.
+    """
+
+    def copy_out(self, path: str, target: int, limit: int) -> int:
+        """Copy a file of the workspace to the descriptor ``target``; the number of bytes.
+
+        Raises:
+            NotFoundError: there is none.
+            PermanentError: it is no regular file, leads out, or has more than ``limit`` bytes.
+        """
+        ...
+
+    def bring_in(self, directory: Sequence[str], name: str, source: int) -> None:
+        """Make a file of the workspace from the descriptor ``source``, owned by the agent.
+
+        ``directory`` and ``name`` are safe names. Nothing happens when it is there already; what
+        else has one of the names is moved aside.
+        """
+        ...
+
+    def measure(self, max_entries: int, deadline: float) -> Usage:
+        """What workspace and sessions take, in bytes of the disk; see ``trees.measure``."""
+        ...
+
+    def remove(self) -> None:
+        """Workspace, sessions and all; the sandbox has to be gone."""
+        ...
+
+
 class Spawner(Protocol):
     """Lifecycle of sandboxes. Every call has a deadline; names are deterministic per group.
 
@@ -176,6 +210,10 @@ class Spawner(Protocol):
         Raises:
             SandboxGoneError: this backend cannot, or it is gone; end it and resume in a new one.
         """
+        ...
+
+    def volume(self, folder: str) -> Volume:
+        """The way to a group's files; nothing is touched yet."""
         ...
 
     async def close(self) -> None:

@@ -71,6 +71,14 @@ class Layout:
     def sessions(self, folder: str) -> Path:
         return self.root / "sessions" / folder
 
+    def files(self, folder: str) -> Path:
+        """The host's copies of files that the group's agent sent."""
+        return self.root / "files" / folder
+
+    def attachments(self, folder: str) -> Path:
+        """Files that came with messages, a directory each, until the agent has them."""
+        return self.root / "attachments" / folder
+
     def group_run(self, folder: str) -> Path:
         return self.run / folder
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from runner.host.files import SentFiles
+from runner.host.tools.files import SendFile
 from runner.host.tools.groups import ListGroups, RegisterGroup
 from runner.host.tools.messages import SendMessage
 from runner.host.tools.tasks import task_tools
@@ -10,6 +12,13 @@ from runner.host.tools.web import Web
 from runner.store.task_desk import Tasks
 
 
-def offered(tasks: Tasks, web: Web) -> tuple[AnyTool, ...]:
+def offered(tasks: Tasks, web: Web, sent: SentFiles) -> tuple[AnyTool, ...]:
     """Every tool there is; settings and roles decide who gets which."""
-    return (SendMessage(), *task_tools(tasks), *web.tools, RegisterGroup(), ListGroups())
+    return (
+        SendMessage(),
+        SendFile(sent),
+        *task_tools(tasks),
+        *web.tools,
+        RegisterGroup(),
+        ListGroups(),
+    )

@@ -69,8 +69,10 @@ class SendFile(Tool[SendFileArguments]):
             pushed_out = files.make_room(c, group.id, size, limit * FILES_KEPT)
             files.add(c, file)
             webhook = context.of_group.webhook
-            outbox.say(c, turn, DeliveryKind.FILE, FILE_SENT, data, webhook)
-            event = Event(event_id, group.id, FILE_SENT, {"turn_id": turn.id, **data}, turn.id)
+            told = outbox.say(c, turn, DeliveryKind.FILE, FILE_SENT, data, webhook)
+            delivery = told.id if told is not None else None
+            said = {"turn_id": turn.id, "delivery_id": delivery, **data}
+            event = Event(event_id, group.id, FILE_SENT, said, turn.id)
             event_log.append(c, [event])
             written = True
             return Effect(f"sent {name} ({size} bytes)", event)

@@ -94,6 +94,68 @@ async def test_the_host_drives_an_agent_of_the_official_sdk(tmp_path: Path) -> N
         assert "old words" not in again
 
 
+CALLER = """
+import asyncio
+import acp
+from acp import schema
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters
+
+class Caller(acp.Agent):
+    def on_connect(self, conn):
+        self.conn = conn
+
+    async def initialize(self, protocol_version, client_capabilities=None, client_info=None, **_):
+        return acp.InitializeResponse(
+            protocol_version=acp.PROTOCOL_VERSION,
+            agent_capabilities=schema.AgentCapabilities(load_session=True),
+        )
+
+    async def new_session(self, cwd, mcp_servers=None, **_):
+        (server,) = mcp_servers
+        self.server = StdioServerParameters(
+            command=server.command, args=server.args, env={e.name: e.value for e in server.env}
+        )
+        return acp.NewSessionResponse(session_id="made-by-caller")
+
+    async def load_session(self, cwd, session_id, mcp_servers=None, **_):
+        await self.new_session(cwd, mcp_servers)
+
+    async def prompt(self, prompt, session_id, **_):
+        said = []
+        for mode in ("legacy", "auto"):
+            async with Client(self.server, mode=mode) as client:
+                tools = [t.name for t in (await client.list_tools()).tools]
+                told = await asyncio.gather(
+                    *(client.call_tool("send_message", {"text": f"{mode} {n}"}) for n in range(6))
+                )
+                wrong = await client.call_tool("register_group", {"group": "x"})
+                said.append(f"{tools[0]} {[t.content[0].text for t in told]} {wrong.is_error}")
+        await self.conn.session_update(session_id, acp.update_agent_message_text("; ".join(said)))
+        return acp.PromptResponse(stop_reason="end_turn")
+
+    async def cancel(self, session_id, **_):
+        pass
+
+asyncio.run(acp.run_agent(Caller()))
+"""
+
+
+async def test_an_engine_that_is_not_ours_calls_the_hosts_tools(tmp_path: Path) -> None:
+    workspace = tmp_path / "data" / "groups" / folder_of("birds")
+    more = engine(workspace, can_load=True)
+    (workspace / "echo_agent.py").write_text(CALLER)
+    async with rig(tmp_path, more=more) as r:
+        for _ in range(2):
+            said = await r.ask("birds", "hello")
+            each = f"send_message {['sent'] * 6} True"
+            assert said == f"{each}; {each}"
+            await r.host.stop_sandbox("birds")  # and then by session/load
+        told = [e["text"] for e in await r.events("birds") if e["kind"] == "message.sent"]
+        once = [f"{mode} {n}" for mode in ("legacy", "auto") for n in range(6)]
+        assert sorted(told) == sorted(once * 2)
+
+
 async def test_an_agent_that_cannot_load_begins_a_new_session(tmp_path: Path) -> None:
     workspace = tmp_path / "data" / "groups" / folder_of("birds")
     async with rig(tmp_path, more=engine(workspace, can_load=False)) as r:

@@ -9,6 +9,7 @@ The SDK takes long to import: only ``server`` imports this module, and not at on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,8 @@ def make_manager(desk: ToolDesk, max_body: int) -> StreamableHTTPSessionManager:
             content=[TextContent(type="text", text=said.text)], is_error=said.failed
         )
 
+    # What a sandbox sends wrongly is told to it, and is no news of the host's.
+    logging.getLogger("mcp").setLevel(logging.ERROR)
     server: Server[Any] = Server(
         "nanokimi", version=__version__, on_list_tools=list_tools, on_call_tool=call_tool
     )

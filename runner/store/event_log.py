@@ -13,10 +13,13 @@ from runner.store.rows import event_of
 KEPT_EVENTS_PER_GROUP = 5_000
 
 
+_INSERT = insert(t.events)
+
+
 def append(c: Connection, new: Sequence[Event]) -> None:
     if new:
         c.execute(
-            insert(t.events),
+            _INSERT,
             [
                 {
                     "id": e.id,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from runner.errors import NotFoundError, OwnedElsewhereError
 from runner.model import Group, folder_of
 from runner.store import schema as t
 from runner.store.rows import group_of
+
+# Of every message that is accepted: to build a statement takes longer than to run it.
+_LOCK = select(t.groups).where(t.groups.c.id == bindparam("group")).with_for_update()
 
 
 def find_all(c: Connection) -> list[Group]:
@@ -37,8 +40,7 @@ def need(c: Connection, group_id: str) -> Group:
 
 def lock(c: Connection, group_id: str) -> Group | None:
     """The group, whose queue nobody else changes until this transaction ends."""
-    query = select(t.groups).where(t.groups.c.id == group_id).with_for_update()
-    row = c.execute(query).mappings().first()
+    row = c.execute(_LOCK, {"group": group_id}).mappings().first()
     return group_of(row) if row is not None else None
 
 

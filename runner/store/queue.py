@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from sqlalchemy import Connection, RowMapping, Select, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, literal, select, update
 
 from runner.errors import BusyError, NotFoundError
 from runner.model import (
@@ -30,6 +30,23 @@ from runner.store.rows import message_of, turn_of
 MAX_MESSAGES_PER_TURN = 50
 MAX_CHARS_PER_TURN = 512 * 1024
 MAX_CONTEXT = 200
+
+# Of every message that is accepted: to build a statement takes longer than to run it.
+_m = t.messages.c
+_INSERT = insert(t.messages)
+_BY_EXTERNAL_ID = select(t.messages).where(
+    _m.group_id == bindparam("group"),
+    _m.channel == bindparam("channel"),
+    _m.external_id == bindparam("external_id"),
+)
+_QUEUED = (_m.group_id == bindparam("group"), _m.state == MessageState.QUEUED)
+# As many as would refuse one more: however long the queue is.
+_WAKING = select(func.count()).select_from(
+    select(literal(1)).where(*_QUEUED, _m.wakes).limit(bindparam("most")).subquery()
+)
+_OLD_CONTEXT = (
+    select(_m.id).where(*_QUEUED, ~_m.wakes).order_by(_m.seq.desc()).offset(bindparam("keep"))
+)
 
 # Where a turn's end leaves its messages.
 _AFTER_TURN = {
@@ -81,26 +98,24 @@ def accept(c: Connection, message: Message, max_queue: int, log: Event) -> Accep
 
 def insert_message(c: Connection, message: Message) -> int:
     """Write the row; its ``seq``."""
-    done = c.execute(
-        insert(t.messages).values(
-            id=message.id,
-            group_id=message.group,
-            channel=message.channel,
-            external_id=message.external_id,
-            sender=message.sender,
-            text=message.text,
-            wakes=message.wakes,
-            state=message.state,
-            metadata=message.metadata,
-            created_at=message.created_at,
-            sender_id=message.sender_id,
-            role=message.role,
-            session=message.session,
-            reply_url=message.reply_url,
-            attachments=[asdict(a) for a in message.attachments],
-        )
-    )
-    key = done.inserted_primary_key
+    row = {
+        "id": message.id,
+        "group_id": message.group,
+        "channel": message.channel,
+        "external_id": message.external_id,
+        "sender": message.sender,
+        "text": message.text,
+        "wakes": message.wakes,
+        "state": message.state,
+        "metadata": message.metadata,
+        "created_at": message.created_at,
+        "sender_id": message.sender_id,
+        "role": message.role,
+        "session": message.session,
+        "reply_url": message.reply_url,
+        "attachments": [asdict(a) for a in message.attachments],
+    }
+    key = c.execute(_INSERT, row).inserted_primary_key
     return int(key[0]) if key else 0
 
 
@@ -276,24 +291,16 @@ def fit(
 
 
 def _by_external_id(c: Connection, message: Message) -> RowMapping | None:
-    query = select(t.messages).where(
-        t.messages.c.group_id == message.group,
-        t.messages.c.channel == message.channel,
-        t.messages.c.external_id == message.external_id,
-    )
-    return c.execute(query).mappings().first()
+    wanted = {
+        "group": message.group,
+        "channel": message.channel,
+        "external_id": message.external_id,
+    }
+    return c.execute(_BY_EXTERNAL_ID, wanted).mappings().first()
 
 
 def _refuse_over(c: Connection, group_id: str, max_queue: int) -> None:
-    waiting = c.scalar(
-        select(func.count())
-        .select_from(t.messages)
-        .where(
-            t.messages.c.group_id == group_id,
-            t.messages.c.state == MessageState.QUEUED,
-            t.messages.c.wakes,
-        )
-    )
+    waiting = c.scalar(_WAKING, {"group": group_id, "most": max_queue})
     if (waiting or 0) >= max_queue:
         raise BusyError(
             f"{waiting} messages of this group are waiting already",
@@ -304,20 +311,11 @@ def _refuse_over(c: Connection, group_id: str, max_queue: int) -> None:
 
 def _drop_context(c: Connection, group_id: str, keep: int) -> None:
     """Keep the newest ``keep`` messages that wait as context."""
-    oldest = (
-        select(t.messages.c.id)
-        .where(
-            t.messages.c.group_id == group_id,
-            t.messages.c.state == MessageState.QUEUED,
-            ~t.messages.c.wakes,
-        )
-        .order_by(t.messages.c.seq.desc())
-        .offset(keep)
-    )
-    _drop(c, oldest)
+    if oldest := list(c.scalars(_OLD_CONTEXT, {"group": group_id, "keep": keep})):
+        _drop(c, oldest)
 
 
-def _drop(c: Connection, ids: Select[tuple[str]] | list[str]) -> None:
+def _drop(c: Connection, ids: list[str]) -> None:
     dropped = advance(MESSAGE_MOVES, MessageState.QUEUED, MessageState.DROPPED)
     c.execute(update(t.messages).where(t.messages.c.id.in_(ids)).values(state=dropped))
 

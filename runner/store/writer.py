@@ -143,6 +143,7 @@ class Writer:
         """Raises: _Undone: nothing was written, and each alone may succeed."""
         with self._engine.begin() as c:
             for job in batch:
+                # Never released: the commit does that, and the newest of a name is the one meant.
                 c.exec_driver_sql("SAVEPOINT job")
                 try:
                     job.result = job.work(c)
@@ -154,7 +155,6 @@ class Writer:
                             raise _Undone from None
                     job.error = self._explained(e)
                     c.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
-                c.exec_driver_sql("RELEASE SAVEPOINT job")
 
     def _explained(self, e: Exception) -> Exception:
         # A broken constraint is a bug of ours, never the operator's.

@@ -28,6 +28,11 @@ class Layout:
         return self.credentials / "api-token"
 
     @property
+    def webhook_secret(self) -> Path:
+        """What webhooks are signed with."""
+        return self.credentials / "webhook-secret"
+
+    @property
     def database(self) -> Path:
         return self.root / "nanokimi.db"
 

@@ -6,6 +6,7 @@ Where things live, from the top down (imports only ever point down)::
     demo       the bundled demo provider, and the walk through the product that `make demo` shows
     api        HTTP: messages in, events out
     host       accepts, decides, runs: dispatcher, pool, session
+    channels   the ways to tell a chat something: webhooks
     gateway    the way from a sandbox to a model
     sandbox    Docker containers or processes behind one Spawner
     store      every query
@@ -18,7 +19,8 @@ Where things live, from the top down (imports only ever point down)::
 One message's way: ``api`` accepts it into the ``store`` (one transaction, then 202); ``host``'s
 dispatcher claims it as a turn; the pool finds the group's warm sandbox or asks the ``Spawner`` for
 one; a session speaks ACP with the agent inside; the agent asks the model through the ``gateway``;
-its updates become events; the answer is one more transaction.
+its updates become events; the answer is one more transaction, and the deliverer sends what that
+has put into the outbox by a channel.
 """
 
 __version__ = "0.1.0"

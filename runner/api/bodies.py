@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from runner.channels.webhook import MAX_URL, refusal
 from runner.errors import NanokimiError
 from runner.host.attachments import MAX_ATTACHMENTS
 from runner.host.dispatcher import usage_json
@@ -52,6 +53,12 @@ class MessageIn(BaseModel):
     reply_to_agent: bool = Field(
         False, description="It answers something the agent said: no trigger word is needed."
     )
+    reply_url: str = Field(
+        "",
+        max_length=MAX_URL,
+        description="Where the answer is POSTed to, signed; see docs/webhooks.md.",
+        examples=["https://bot.example.com/answers"],
+    )
     metadata: dict[str, Any] = Field(
         default_factory=dict,
         description="Kept with the message and given back: at most 64 KiB, 32 levels deep.",
@@ -64,6 +71,13 @@ class MessageIn(BaseModel):
     def _storable(cls, value: str | None) -> str | None:
         if value is not None and not _is_text(value):
             raise ValueError("holds a character that cannot be stored (a lone surrogate or NUL)")
+        return value
+
+    @field_validator("reply_url")
+    @classmethod
+    def _reachable(cls, value: str) -> str:
+        if value and (why := refusal(value)):
+            raise ValueError(why)
         return value
 
     @field_validator("metadata")

@@ -23,7 +23,7 @@ from runner.api.call_metrics import CallMetrics
 from runner.errors import NanokimiError
 from runner.host.app import Host
 from runner.host.events import TURN_FINISHED, ends_turn
-from runner.model import Event, SandboxState, TurnState
+from runner.model import DeliveryState, Event, SandboxState, TurnState
 from runner.oauth.status import LoginState
 from runner.settings.tables import Provider
 
@@ -47,6 +47,7 @@ class _Seen:
     held: int
     sandboxes: Counter[SandboxState]
     unanswered: int | None
+    deliveries: dict[DeliveryState, int]
     unwritten: int
 
 
@@ -78,14 +79,16 @@ class Metrics:
         host = self._host
         try:
             unanswered = await host.store.count_unanswered()
+            deliveries = await host.deliveries.counts()
         except NanokimiError:
-            unanswered = None
+            unanswered, deliveries = None, {}
         return _Seen(
             logins={name: self._login(p) for name, p in host.settings.providers.items()},
             running=host.working_count(),
             held=host.held_count(),
             sandboxes=Counter(session.state for session in host.pool.warm().values()),
             unanswered=unanswered,
+            deliveries=deliveries,
             unwritten=host.events.unwritten,
         )
 
@@ -125,6 +128,12 @@ class _Snapshot(Collector):
         if self._seen.unanswered is not None:
             said = "Messages that ask for an answer and do not have it yet."
             yield _gauge("messages_waiting", said, self._seen.unanswered)
+        deliveries = GaugeMetricFamily(
+            "nanokimi_deliveries", "Deliveries that have not arrived.", labels=["state"]
+        )
+        for at, count in self._seen.deliveries.items():
+            deliveries.add_metric([at], count)
+        yield deliveries
         said = "Events that were shown and are not on disk yet."
         yield _gauge("events_unwritten", said, self._seen.unwritten)
 

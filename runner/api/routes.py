@@ -94,6 +94,7 @@ async def post_message(
             sender_id=body.sender_id,
             operator=body.operator,
             reply_to_agent=body.reply_to_agent,
+            reply_url=body.reply_url,
         ),
     )
     if "text/event-stream" in request.headers.get("accept", ""):

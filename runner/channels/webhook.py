@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,6 +47,7 @@ class Webhook:
             timeout=httpx.Timeout(None),  # each try has one deadline over all of it
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=16),
             headers={"user-agent": USER_AGENT},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none are kept
         )
 
     async def send(self, delivery: Delivery, max_chars: int, timeout: float) -> Result:

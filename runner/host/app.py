@@ -14,6 +14,8 @@ from typing import Any
 
 import structlog
 
+from runner.channels.secret import webhook_secret
+from runner.channels.webhook import Webhook
 from runner.errors import (
     BusyError,
     NanokimiError,
@@ -31,6 +33,7 @@ from runner.host.lease import Keeper, host_id
 from runner.host.logins import GroupLogins
 from runner.host.models import Models
 from runner.host.opener import Opener
+from runner.host.outbox import Deliverer, SendLimits
 from runner.host.people import People, check_person_id
 from runner.host.pool import Pool
 from runner.host.scheduler import Circumstances, Scheduler
@@ -47,14 +50,17 @@ from runner.settings.load import load_settings
 from runner.settings.reload import watch_settings
 from runner.settings.schema import Settings
 from runner.store import Accepted, Store, place_of
+from runner.store.deliveries import Deliveries
 from runner.store.hosts import Standing
 from runner.store.lease import Lease
+from runner.store.outbox import WEBHOOK
 from runner.store.task_desk import Tasks, task_limits
 
 log = structlog.get_logger()
 
 MAX_TEXT = 512 * 1024
 RECONCILE = 60.0
+FLUSH = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,8 @@ class Incoming:
     """A message as a channel hands it over; ``direct`` chats need no trigger word.
 
     ``sender_id`` is the platform's id of the person. ``operator``: whoever runs this host says it.
-    ``reply_to_agent``: it answers something that the agent has said.
+    ``reply_to_agent``: it answers something that the agent has said. ``reply_url`` is where the
+    answer is wanted.
     """
 
     group: str
@@ -76,6 +83,7 @@ class Incoming:
     operator: bool = False
     reply_to_agent: bool = False
     staged: Staged | None = None
+    reply_url: str = ""
 
     @property
     def person(self) -> str:
@@ -147,6 +155,14 @@ class Host:
             let_go=self.pool.drop,
             wake=self._dispatcher.wake,
         )
+        self.deliveries = Deliveries(store)
+        self.outbox = Deliverer(
+            store,
+            lease.host,
+            log_,
+            {WEBHOOK: Webhook(lambda: webhook_secret(layout))},
+            self._send_limits,
+        )
         self.people = People(store, lambda: self.settings)
         self.scheduler = Scheduler(store, log_, self._circumstances_of, self._dispatcher.wake)
         self.tasks.changed = self.scheduler.look
@@ -209,6 +225,7 @@ class Host:
             sender_id=incoming.person,
             role=role,
             attachments=staged.attachments,
+            reply_url=incoming.reply_url,
         )
         with self.events.writing(incoming.group) as event_id:
             event = Event(
@@ -352,6 +369,7 @@ class Host:
         background = [
             asyncio.create_task(self.events.run(), name="write events"),
             asyncio.create_task(self._dispatcher.run(), name="dispatcher"),
+            asyncio.create_task(self.outbox.run(), name="deliver"),
             asyncio.create_task(self.tools.run(), name="tool server"),
             asyncio.create_task(self._keeper.keep(), name="keep the lease"),
             asyncio.create_task(self._keeper.look(), name="look for work"),
@@ -397,7 +415,12 @@ class Host:
         if count := self._dispatcher.running_count():
             log.info("host.draining", turns=count, grace=self.settings.host.grace)
         await self._dispatcher.drain(time.monotonic() + self.settings.host.grace)
+        await self.outbox.drain(time.monotonic() + min(self.settings.host.grace, FLUSH))
         self.events.close()
+
+    def _send_limits(self, group: str) -> SendLimits:
+        given = self.settings.delivery
+        return SendLimits(given.timeout, given.max_age, self.settings.for_group(group).max_chars)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

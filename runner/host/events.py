@@ -41,6 +41,8 @@ TOOL_STARTED = "tool.started"
 TOOL_FINISHED = "tool.finished"
 MESSAGE_SENT = "message.sent"
 FILE_SENT = "file.sent"
+QUESTION_ASKED = "question.asked"
+DELIVERY_FAILED = "delivery.failed"
 USAGE = "usage"
 
 _MEMORY_ONLY = frozenset({TEXT_DELTA, TEXT_RESET, THINKING_DELTA, USAGE})

@@ -3,7 +3,7 @@
 A group's deliveries go out one after the other, in the order of their ``seq``: only the first one
 that is still open, its head, may be claimed. A claim is a move to ``sending`` that ends by itself
 at ``next_at``; ``attempts`` is its fence, so of all who race for a row one sends it, and a sender
-that comes back too late changes nothing.
+that comes back too late changes nothing. Hosts look only at groups that no other living one owns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, select, update
 
 from runner.errors import ConflictError, NotFoundError
 from runner.model import DELIVERY_MOVES, Delivery, DeliveryState, Event, advance
-from runner.store import event_log, groups
+from runner.store import event_log, groups, hosts
 from runner.store import schema as t
 from runner.store.rows import delivery_of
 from runner.store.store import Store
@@ -25,6 +25,7 @@ MAX_HEADS = 10_000
 
 _o = t.outbox.c
 _OPEN = _o.finished_at.is_(None)
+_FACTS = [column for column in t.outbox.columns if column.name != "body"]
 COUNTED = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.REJECTED)
 
 
@@ -46,9 +47,16 @@ class Deliveries:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def heads(self, groups: Collection[str] | None = None) -> list[Head]:
-        """What is next in these groups (``None``: in all), soonest first; at most 10,000."""
-        return await self._store.read(lambda c: heads(c, groups))
+    async def heads(self, host: str, groups: Collection[str] | None = None) -> list[Head]:
+        """What is next in those of these groups (``None``: of all) that ``host`` may work for.
+
+        Soonest first; at most 10,000.
+        """
+        return await self._store.read(lambda c: heads(c, host, groups))
+
+    async def recover(self, host: str) -> int:
+        """Make what ``host`` was sending when it ended due again; how many. To be called once."""
+        return await self._store.transact(lambda c: recover(c, host, time.time()))
 
     async def claim(self, group: str, lasts: float) -> Delivery | None:
         """Take the group's next delivery for ``lasts`` seconds, if it is due and nobody has it."""
@@ -80,15 +88,19 @@ class Deliveries:
     async def page(
         self, group: str, state: DeliveryState | None, *, after: int = 0, limit: int = 100
     ) -> list[Delivery]:
-        """Those of a group with ``seq > after``, in order. Raises: NotFoundError."""
+        """Those of a group with ``seq > after``, in order, without their bodies.
+
+        Raises:
+            NotFoundError: there is no such group.
+        """
 
         def work(c: Connection) -> list[Delivery]:
             groups.need(c, group)
-            query = select(t.outbox).where(_o.group_id == group, _o.seq > after)
+            query = select(*_FACTS).where(_o.group_id == group, _o.seq > after)
             if state is not None:
                 query = query.where(_o.state == state)
             rows = c.execute(query.order_by(_o.seq).limit(limit)).mappings()
-            return [delivery_of(r) for r in rows]
+            return [delivery_of(r, {}) for r in rows]
 
         return await self._store.read(work)
 
@@ -114,8 +126,12 @@ class Deliveries:
         return await self._store.read(work)
 
 
-def heads(c: Connection, of: Collection[str] | None) -> list[Head]:
-    first = select(func.min(_o.seq)).where(_OPEN).group_by(_o.group_id)
+def heads(c: Connection, host: str, of: Collection[str] | None) -> list[Head]:
+    first = (
+        select(func.min(_o.seq))
+        .where(_OPEN, _o.group_id.in_(hosts.mine_or_free(c, host)))
+        .group_by(_o.group_id)
+    )
     if of is not None:
         first = first.where(_o.group_id.in_(of))
     query = (
@@ -127,12 +143,23 @@ def heads(c: Connection, of: Collection[str] | None) -> list[Head]:
     return [Head(*row) for row in c.execute(query)]
 
 
+def recover(c: Connection, host: str, now: float) -> int:
+    mine = select(t.groups.c.id).where(t.groups.c.owner == host)
+    back = advance(DELIVERY_MOVES, DeliveryState.SENDING, DeliveryState.PENDING)
+    done = c.execute(
+        update(t.outbox)
+        .where(_o.state == DeliveryState.SENDING, _o.group_id.in_(mine))
+        .values(state=back, next_at=now)
+    )
+    return done.rowcount
+
+
 def claim(c: Connection, group: str, now: float, lasts: float) -> Delivery | None:
     head = select(t.outbox).where(_OPEN, _o.group_id == group).order_by(_o.seq).limit(1)
     row = c.execute(head).mappings().first()
     if row is None or row["next_at"] > now:
         return None
-    found = delivery_of(row)  # in ``sending`` when its sender has ended without a word
+    found = delivery_of(row, row["body"])  # in ``sending`` when its sender has ended without a word
     if found.state is not DeliveryState.SENDING:
         advance(DELIVERY_MOVES, found.state, DeliveryState.SENDING)
     mine = replace(
@@ -159,7 +186,7 @@ def retry(c: Connection, group: str, delivery_id: str, now: float) -> Delivery:
             f"there is no delivery {delivery_id!r} in this group",
             hint="`nanokimi groups deliveries GROUP` lists them",
         )
-    found = delivery_of(row)
+    found = delivery_of(row, row["body"])
     if found.state is not DeliveryState.REJECTED:
         raise ConflictError(
             f"the delivery is {found.state}, only a rejected one can be tried again",

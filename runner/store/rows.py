@@ -109,14 +109,14 @@ def event_of(r: RowMapping) -> Event:
     )
 
 
-def delivery_of(r: RowMapping) -> Delivery:
+def delivery_of(r: RowMapping, body: dict[str, Any]) -> Delivery:
     return Delivery(
         id=r["id"],
         group=r["group_id"],
         turn_id=r["turn_id"],
         ordinal=r["ordinal"],
         kind=DeliveryKind(r["kind"]),
-        body=r["body"],
+        body=body,
         channel=r["channel"],
         target=r["target"],
         seq=r["seq"],

@@ -5,7 +5,6 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,16 +20,17 @@ from runner.model import (
     Turn,
     TurnState,
 )
-from runner.store import Claim, Store, outbox
+from runner.store import Claim, Place, Store, hosts, outbox
 from runner.store.deliveries import Deliveries
 
 _ids = itertools.count(1)
+HOST = "host"
 URL = "https://bot.example.com/hook"
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(tmp_path / "nanokimi.db")
+async def store(place: Place) -> AsyncIterator[Store]:
+    store = await Store.open(place)
     yield store
     await store.close()
 
@@ -45,7 +45,7 @@ async def begin(store: Store, group: str = "g", **more: Any) -> Turn:
     n = next(_ids)
     message = Message(f"msg_{n}", group, 0, "hi", channel="http", created_at=time.time(), **more)
     await store.accept(message, 100, Event(next(_ids), group, "message.accepted", {}))
-    claim = await store.claim(group, "host", next(_ids))
+    claim = await store.claim(group, HOST, next(_ids))
     assert isinstance(claim, Claim)
     return claim.turn
 
@@ -81,9 +81,8 @@ async def test_the_end_of_a_turn_is_told_to_the_message_that_asked(
 ) -> None:
     turn = await begin(store, reply_url=URL, external_id="x1", metadata={"chat": 7})
     assert await end(store, turn)
-    (row,) = await deliveries.page("g", None)
+    row = await taken(deliveries)
     assert (row.kind, row.target, row.ordinal) == (DeliveryKind.ANSWER, URL, 0)
-    assert row.state is DeliveryState.PENDING
     (message,) = await store.messages("g")
     assert row.body == {
         "event": "turn.finished",
@@ -99,7 +98,7 @@ async def test_the_end_of_a_turn_is_told_to_the_message_that_asked(
 
 async def test_a_failure_is_told_like_an_answer(store: Store, deliveries: Deliveries) -> None:
     assert await end(store, await begin(store, reply_url=URL), TurnState.FAILED)
-    (row,) = await deliveries.page("g", None)
+    row = await taken(deliveries)
     assert (row.kind, row.body["event"]) == (DeliveryKind.FAILURE, "turn.failed")
 
 
@@ -107,7 +106,7 @@ async def test_a_second_end_of_a_turn_makes_no_second_answer(
     store: Store, deliveries: Deliveries
 ) -> None:
     first = await begin(store, reply_url=URL)
-    again = await store.claim("g", "host", next(_ids))
+    again = await store.claim("g", HOST, next(_ids))
     assert isinstance(again, Claim)
     assert not await end(store, first)
     assert await end(store, again.turn)
@@ -153,13 +152,14 @@ async def test_what_is_said_in_mid_turn_comes_before_the_answer(
     said = [await say(store, turn, text) for text in ("one", "two")]
     await end(store, turn)
     rows = await deliveries.page("g", None)
-    assert [(d.ordinal, d.body["event"], d.body.get("text")) for d in rows] == [
-        (0, "message.sent", "one"),
-        (1, "message.sent", "two"),
-        (2, "turn.finished", None),
+    assert [(d.ordinal, d.kind) for d in rows] == [
+        (0, DeliveryKind.MESSAGE),
+        (1, DeliveryKind.MESSAGE),
+        (2, DeliveryKind.ANSWER),
     ]
-    assert rows[:2] == said
-    assert rows[0].body["turn_id"] == turn.id
+    assert [d.id for d in rows[:2]] == [d.id for d in said if d is not None]
+    first = await taken(deliveries)
+    assert (first.body["text"], first.body["turn_id"]) == ("one", turn.id)
 
 
 async def test_what_there_is_nobody_to_tell_is_not_kept(
@@ -187,7 +187,7 @@ async def test_another_group_is_told_at_its_own_address_and_nothing_of_the_first
 
 async def test_nothing_is_said_in_a_turn_that_is_over_or_taken_over(store: Store) -> None:
     first = await begin(store)
-    again = await store.claim("g", "host", next(_ids))
+    again = await store.claim("g", HOST, next(_ids))
     assert isinstance(again, Claim)
     with pytest.raises(ConflictError):
         await say(store, first, "late")
@@ -206,7 +206,7 @@ async def test_the_next_leaves_only_after_the_former_has_ended(
     assert await deliveries.claim("g", 60) is None
     assert await deliveries.again(first, time.time() + 60, "no")
     assert await deliveries.claim("g", 60) is None  # the first waits, and the second for it
-    assert [h.next_at > time.time() for h in await deliveries.heads()] == [True]
+    assert [h.next_at > time.time() for h in await deliveries.heads(HOST)] == [True]
 
 
 @pytest.mark.parametrize("how", ["delivered", "rejected"])
@@ -228,18 +228,18 @@ async def test_an_ended_delivery_makes_room_for_the_next(
 async def test_groups_do_not_wait_for_each_other(store: Store, deliveries: Deliveries) -> None:
     for group in ("a", "b", "a", "c"):
         await answer(store, group, f"https://{group}")
-    assert {(h.group, h.target) for h in await deliveries.heads()} == {
+    assert {(h.group, h.target) for h in await deliveries.heads(HOST)} == {
         ("a", "https://a"),
         ("b", "https://b"),
         ("c", "https://c"),
     }
-    assert [h.group for h in await deliveries.heads(["b", "none"])] == ["b"]
+    assert [h.group for h in await deliveries.heads(HOST, ["b", "none"])] == ["b"]
     await taken(deliveries, "a")
     await taken(deliveries, "b")
 
 
-async def test_of_many_who_want_it_one_sends_it(tmp_path: Path) -> None:
-    stores = [await Store.open(tmp_path / "nanokimi.db") for _ in range(2)]
+async def test_of_many_who_want_it_one_sends_it(place: Place) -> None:
+    stores = [await Store.open(place) for _ in range(2)]
     await answer(stores[0])
     hosts = [Deliveries(store) for store in stores]
     got = await asyncio.gather(*(hosts[n % 2].claim("g", 60) for n in range(10)))
@@ -286,7 +286,28 @@ async def test_a_deleted_group_has_nothing_to_send(store: Store, deliveries: Del
     await answer(store)
     sending = await taken(deliveries)
     await store.delete_group("g")
-    assert await deliveries.heads() == []
+    assert await deliveries.heads(HOST) == []
     assert not await deliveries.delivered(sending)
     with pytest.raises(NotFoundError):
         await deliveries.page("g", None)
+
+
+async def test_a_host_that_comes_back_sends_what_it_was_sending(
+    store: Store, deliveries: Deliveries
+) -> None:
+    await answer(store)
+    await answer(store, "other")
+    first = await taken(deliveries)
+    assert await deliveries.recover("another host") == 0
+    assert await deliveries.claim("g", 60) is None
+    assert await deliveries.recover(HOST) == 1
+    assert (await taken(deliveries)).id == first.id
+
+
+async def test_hosts_leave_each_other_their_groups(store: Store, deliveries: Deliveries) -> None:
+    await store.transact(lambda c: hosts.enter(c, HOST, 1.0))
+    await answer(store)
+    assert [h.group for h in await deliveries.heads(HOST)] == ["g"]
+    assert await deliveries.heads("another host") == []
+    await store.transact(lambda c: hosts.leave(c, HOST, 1.0))
+    assert [h.group for h in await deliveries.heads("another host")] == ["g"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -46,12 +48,29 @@ class Api:
             raise _error_of(answer.status_code, answer.content)
         return answer.json() if answer.content else None
 
-    async def send(self, group: str, body: dict[str, Any]) -> AsyncGenerator[ServerEvent, None]:
-        """Post a message and stream its events until its turn has ended."""
+    async def send(
+        self, group: str, body: dict[str, Any], files: Sequence[Path] = ()
+    ) -> AsyncGenerator[ServerEvent, None]:
+        """Post a message and stream its events until its turn has ended.
+
+        ``files`` go with it, read piece by piece. Raises: NanokimiError, OSError of a file.
+        """
         path = f"{group_path(group)}/messages"
         headers = {"accept": "text/event-stream"}
+        with contextlib.ExitStack() as opened:
+            content: dict[str, Any] = {"json": body}
+            if files:
+                message = ("message", (None, json.dumps(body)))
+                parts = [("file", (f.name, opened.enter_context(f.open("rb")))) for f in files]
+                content = {"files": [message, *parts]}
+            async for event in self._events(path, headers, content):
+                yield event
+
+    async def _events(
+        self, path: str, headers: dict[str, str], content: dict[str, Any]
+    ) -> AsyncGenerator[ServerEvent, None]:
         try:
-            async with self._client.stream("POST", path, json=body, headers=headers) as answer:
+            async with self._client.stream("POST", path, headers=headers, **content) as answer:
                 if answer.is_error:
                     raise _error_of(answer.status_code, await answer.aread())
                 id_, kind = 0, ""

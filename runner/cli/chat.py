@@ -6,8 +6,9 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +29,15 @@ def chat(
     message: Annotated[
         str | None, typer.Option("-m", "--message", help="One message instead of a conversation.")
     ] = None,
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="A file that goes with the (first) message; may be given several times.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print events as JSON, one a line.")
     ] = False,
@@ -39,19 +49,23 @@ def chat(
     context = context_of(ctx)
     if message is None and not sys.stdin.isatty():
         message = sys.stdin.read()
-    raise typer.Exit(run(lambda: _chat(context, group, message, as_json)))
+    files = tuple(attach or ())
+    raise typer.Exit(run(lambda: _chat(context, group, message, files, as_json)))
 
 
-async def _chat(context: Context, group: str, message: str | None, as_json: bool) -> int:
-    if message is not None and not message.strip():
+async def _chat(
+    context: Context, group: str, message: str | None, files: Sequence[Path], as_json: bool
+) -> int:
+    if message is not None and not message.strip() and not files:
         raise PermanentError("the message is empty", hint='say something: -m "hello"')
     async with connect(context) as api:
         if message is not None:
-            return await _say(api, group, message, as_json)
+            return await _say(api, group, message, files, as_json)
         note(f"group {group}; an empty line or Ctrl-D leaves, Ctrl-C cancels a running turn")
         while text := await _ask():
             try:
-                await _say(api, group, text, as_json)
+                await _say(api, group, text, files, as_json)
+                files = ()
             except NanokimiError as e:
                 show_error(e)
         return 0
@@ -69,12 +83,12 @@ async def _ask() -> str:
     return sys.stdin.readline().strip()
 
 
-async def _say(api: Api, group: str, text: str, as_json: bool) -> int:
+async def _say(api: Api, group: str, text: str, files: Sequence[Path], as_json: bool) -> int:
     """Send, show until the end; the exit code."""
     saying = _Saying(api, group, _show_json if as_json else _Terminal().show)
     stop = asyncio.Event()
     with _on_interrupt(stop):
-        work = asyncio.create_task(saying.run(text), name="stream")
+        work = asyncio.create_task(saying.run(text, files), name="stream")
         interrupted = asyncio.create_task(stop.wait(), name="interrupt")
         await asyncio.wait({work, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done() and await saying.cancel():
@@ -98,10 +112,10 @@ class _Saying:
         self._show = show
         self._turn = ""
 
-    async def run(self, text: str) -> int:
+    async def run(self, text: str, files: Sequence[Path]) -> int:
         """Send it and show its events; the exit code."""
         body = {"text": text, "sender": "terminal", "operator": True, "direct": True}
-        async for event in self._api.send(self._group, body):
+        async for event in self._api.send(self._group, body, files):
             self._show(event)
             if (code := self._ends_with(event)) is not None:
                 return code
@@ -161,6 +175,8 @@ class _Terminal:
             case "text.reset":
                 self._note("the answer was cut and begins again:")
                 sys.stdout.write(str(data["text"]))
+            case "file.sent":
+                self._note(f"→ {data['name']} ({data['size']} bytes): {data['url']}")
             case "tool.started":
                 self._note(f"· {data['title']}")
             case "tool.finished" if data["failed"]:

@@ -37,7 +37,7 @@ from runner.host.outbox import Deliverer, SendLimits
 from runner.host.people import People, check_person_id
 from runner.host.pool import Pool
 from runner.host.scheduler import Circumstances, Scheduler
-from runner.host.shelf import remove_shelves
+from runner.host.shelf import Swept, keep_swept, remove_shelves
 from runner.host.tools.desk import ToolDesk
 from runner.host.tools.offered import offered
 from runner.host.tools.server import PATH as MCP_PATH
@@ -376,6 +376,7 @@ class Host:
             asyncio.create_task(self.scheduler.run(), name="schedule tasks"),
             asyncio.create_task(self.pool.reap(), name="reap idle sandboxes"),
             asyncio.create_task(self._reconcile(), name="reconcile sandboxes"),
+            asyncio.create_task(self._keep_swept(), name="sweep files"),
             asyncio.create_task(self._watch_settings(), name="watch config.toml"),
             asyncio.create_task(self._logins.keep_projected(self.pool.warm), name="project tokens"),
         ]
@@ -437,6 +438,10 @@ class Host:
                     await self.spawner.stop(info, grace=self.settings.sandbox.stop_grace)
             except NanokimiError as e:
                 log.warning("sandbox.not_reconciled", code=e.code, error=e.message)
+
+    async def _keep_swept(self) -> None:
+        shelves: dict[str, Swept] = {"files": self.files, "attachments": self.attachments}
+        await keep_swept(shelves, lambda: self.settings.store.keep_files)
 
     async def _watch_settings(self) -> None:
         def changed(settings: Settings) -> None:

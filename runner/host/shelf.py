@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
-from runner.errors import TemporaryError
+import structlog
+
+from runner.errors import NanokimiError, TemporaryError
 from runner.sandbox.trees import remove_tree
 from runner.sandbox.volumes import directory
 from runner.settings.layout import Layout
 
+log = structlog.get_logger()
+
 BATCH = 200
+SWEEP_EVERY = 3600.0
 UNFINISHED = 3600.0
 """Seconds for which what no row knows may still be somebody's work."""
 
@@ -70,6 +77,26 @@ def remove_shelves(layout: Layout, folder: str) -> None:
             hint="mend their owner or mode, and try again",
             code="files_not_removed",
         ) from None
+
+
+class Swept(Protocol):
+    """A kind of files that grow too old."""
+
+    async def sweep(self, keep: float) -> int:
+        """Remove those older than ``keep`` seconds, and what a crash left; says how many."""
+        ...
+
+
+async def keep_swept(shelves: Mapping[str, Swept], keep: Callable[[], float]) -> None:
+    """Sweep at once and then every hour, until cancelled. ``keep`` is in seconds."""
+    while True:
+        for name, shelf in shelves.items():
+            try:
+                if gone := await shelf.sweep(keep()):
+                    log.info("files.swept", shelf=name, count=gone)
+            except (NanokimiError, OSError) as e:
+                log.warning("files.not_swept", shelf=name, error=str(e))
+        await asyncio.sleep(SWEEP_EVERY)
 
 
 def batches(shelf: Path) -> Iterator[list[Path]]:

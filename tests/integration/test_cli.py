@@ -120,6 +120,29 @@ async def test_chat_reads_a_message_from_a_pipe(shell: Shell) -> None:
     assert (code, out) == (0, "from a pipe\n")
 
 
+async def test_chat_takes_files_along_and_says_what_comes_back(
+    shell: Shell, tmp_path: Path
+) -> None:
+    (tmp_path / "a b.txt").write_text("first")
+    (tmp_path / "c.txt").write_text("second")
+    text = (
+        '!call bash {"command": "cat attachments/*/a?b.txt attachments/*/c.txt > both"}\n'
+        '!call send_file {"path": "both"}\n!call bash {"command": "cat both"}\n!say {last}'
+    )
+    code, out, err = await shell.run(
+        "chat", "-m", text, "--attach", str(tmp_path / "a b.txt"), "--attach", f"{tmp_path}/c.txt"
+    )
+    assert code == 0
+    assert "firstsecond" in out
+    assert "both (11 bytes): /api/groups/terminal/files/file_" in err
+
+
+async def test_a_file_to_attach_has_to_be_there(shell: Shell, tmp_path: Path) -> None:
+    code, _, err = await shell.run("chat", "-m", "hi", "--attach", str(tmp_path / "none"))
+    assert code == 2
+    assert "does not exist" in " ".join(err.split())
+
+
 async def test_chat_as_json_is_one_event_a_line(shell: Shell) -> None:
     code, out, _ = await shell.run("chat", "-m", "!say hi", "--json")
     events = [json.loads(line) for line in out.splitlines()]

@@ -15,6 +15,7 @@ from rig import TOKEN, Rig, group_path, rig
 
 from runner.demo.faults import Fault
 from runner.model import folder_of
+from runner.settings.layout import Layout
 
 MIB = 1 << 20
 SMALL = '[tools.send_file]\nmax_size = "64k"\nper_turn = 3'
@@ -215,6 +216,20 @@ async def test_files_go_when_their_message_is_answered_or_unknown(
     assert await r.host.attachments.sweep(keep=3600) == 2
     assert [p.name for p in r.layout.attachments(FOLDER).iterdir()] == ["msg_young"]
     assert list(r.layout.workspace(FOLDER).glob("attachments/*/a.txt"))
+
+
+async def test_a_host_that_starts_sweeps_what_a_crash_left(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "data")
+    left = [layout.attachments("some-group") / "msg_1", layout.files("some-group") / "file_1"]
+    for path in left:
+        path.parent.mkdir(parents=True)
+    left[0].mkdir()
+    left[1].write_text("")
+    for path in left:
+        os.utime(path, (1, 1))
+    async with rig(tmp_path), asyncio.timeout(20):
+        while any(path.exists() for path in left):
+            await asyncio.sleep(0.02)
 
 
 async def test_files_of_a_message_that_still_waits_stay(r: Rig, http: httpx.AsyncClient) -> None:

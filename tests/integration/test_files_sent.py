@@ -1,5 +1,6 @@
 """Files that agents send: through real sandboxes, past what they plant, out over real HTTP."""
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from rig import TOKEN, Rig, group_path, rig
 
+from runner.demo.faults import Fault
 from runner.model import folder_of
 
 MIB = 1 << 20
@@ -125,6 +127,26 @@ async def test_a_link_that_leads_to_other_groups_on_the_host_sends_nothing(r: Ri
     for path in ("x", "db"):
         assert "link" in await r.ask("birds", f"{send(path)}\n!say {{last}}")
     assert not kept(r)
+
+
+async def test_a_call_that_is_made_again_sends_once(r: Rig, http: httpx.AsyncClient) -> None:
+    """As an agent does that never heard the answer: the same call, by the same name."""
+    await r.ask("birds", shell("echo one > x"))
+    r.provider.faults.add(Fault(delay=20))
+    await http.post(f"{BIRDS}/messages", json={"text": "work"})
+    async with asyncio.timeout(20):
+        while r.host.running("birds") is None:
+            await asyncio.sleep(0.01)
+    desk = r.host.tools._desk
+    arguments = {"path": "x"}
+    said = [await desk.call("birds", "send_file", arguments, "call-1") for _ in range(2)]
+    both = await asyncio.gather(
+        *(desk.call("birds", "send_file", arguments, "call-2") for _ in range(2))
+    )
+    assert {s.text for s in (*said, *both)} == {"sent x (4 bytes)"}
+    assert len(kept(r)) == 2
+    assert len((await http.get(f"{BIRDS}/files")).json()["files"]) == 2
+    assert len([e for e in await r.events("birds") if e["kind"] == "file.sent"]) == 2
 
 
 async def test_a_turn_sends_as_many_files_as_it_may(r: Rig) -> None:

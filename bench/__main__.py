@@ -13,7 +13,7 @@ from typing import Protocol
 
 from rich.console import Console
 
-from bench import accepts, agent_start, churn, cold_turn, gateway, memory, relay, warm_turn
+from bench import accepts, agent_start, churn, cold_turn, gateway, groups, memory, relay, warm_turn
 from bench.finding import Finding, Skipped
 from bench.proxies import install_litellm
 from bench.report import Outcome, as_json, as_table
@@ -31,6 +31,7 @@ MEASURES: dict[str, Measure] = {
     "memory": memory.measure,
     "agent_start": agent_start.measure,
     "accepts": accepts.measure,
+    "groups": groups.measure,
     "churn": churn.measure,
     "relay": relay.measure,
     "gateway": gateway.measure,

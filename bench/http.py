@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,12 @@ class ApiClient:
         if turn is None:
             raise Failed("the stream of events ended before the turn did")
         return turn
+
+    def put_groups(self, groups: Iterable[str]) -> None:
+        """Register groups. Raises: Failed."""
+        for group in groups:
+            path = f"/api/groups/{quote(group, safe='')}"
+            call(self._over, "PUT", path, body={}, headers=self._headers)
 
     def post(self, group: str, text: str) -> None:
         """Send a message and wait for no more than that it is on disk. Raises: Failed."""

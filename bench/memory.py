@@ -69,7 +69,7 @@ def anonymous_of_agent(command: list[str], home: Path) -> int:
         process.stdin.flush()
         if not process.stdout.readline():
             raise Failed(f"{command[0]} ended before it said hello")
-        return sum(_anonymous(pid) for pid in tree(process.pid))
+        return sum(anonymous(pid) for pid in tree(process.pid))
     finally:
         process.kill()
         process.communicate()
@@ -123,7 +123,8 @@ def tree(root: int) -> list[int]:
     return found
 
 
-def _anonymous(pid: int) -> int:
+def anonymous(pid: int) -> int:
+    """Bytes that a process holds of its own. Raises: Failed."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024

@@ -33,6 +33,10 @@ from runner.host.app import Host
 log = structlog.get_logger()
 
 _STATUS = {
+    "store_damaged": 503,
+    "store_forbidden": 503,
+    "store_login_refused": 503,
+    "store_missing": 503,
     "host_stopping": 503,
     "message_too_long": 413,
     "unauthorized": 401,

@@ -20,6 +20,8 @@ from sqlalchemy import (
     false,
 )
 
+from runner.store.texts import FreeText
+
 metadata = MetaData()
 
 meta = Table(
@@ -79,8 +81,8 @@ messages = Table(
     Column("group_id", Text, nullable=False),
     Column("channel", Text, nullable=False),
     Column("external_id", Text),
-    Column("sender", Text, nullable=False),
-    Column("text", Text, nullable=False),
+    Column("sender", FreeText, nullable=False),
+    Column("text", FreeText, nullable=False),
     Column("wakes", Boolean, nullable=False),
     Column("state", Text, nullable=False),
     Column("turn_id", Text),
@@ -106,7 +108,7 @@ turns = Table(
     Column("state", Text, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("generation", Integer, nullable=False, default=0),
-    Column("text", Text, nullable=False, default=""),
+    Column("text", FreeText, nullable=False, default=""),
     Column("error", JSON),
     Column("usage", JSON),
     Column("started_at", Float, nullable=False),
@@ -147,7 +149,7 @@ outbox = Table(
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False, default=0),
     Column("next_at", Float, nullable=False),
-    Column("error", Text, nullable=False, default=""),
+    Column("error", FreeText, nullable=False, default=""),
     Column("created_at", Float, nullable=False),
     Column("since", Float, nullable=False),
     Column("finished_at", Float),
@@ -182,7 +184,7 @@ tasks = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("group_id", Text, nullable=False),
-    Column("prompt", Text, nullable=False),
+    Column("prompt", FreeText, nullable=False),
     Column("kind", Text, nullable=False),
     Column("spec", Text, nullable=False),
     Column("timezone", Text, nullable=False),
@@ -207,7 +209,7 @@ files = Table(
     Column("id", Text, primary_key=True),
     Column("group_id", Text, nullable=False),
     Column("turn_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
+    Column("name", FreeText, nullable=False),
     Column("media_type", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),

@@ -1,4 +1,7 @@
-"""A PostgreSQL server for tests, from Debian's binaries: real, with fsync, and gone afterwards."""
+"""A PostgreSQL server for tests, from Debian's programs: real, with fsync, and gone afterwards.
+
+And a process that keeps SQLite's write lock.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +27,13 @@ DEBIAN = Path("/usr/lib/postgresql")
 DEADLINE = 30.0
 USER = "nanokimi"
 _PR_SET_PDEATHSIG = 1
+_HOLD = """
+import sqlite3, sys
+c = sqlite3.connect(sys.argv[1], isolation_level=None)
+c.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 class NotInstalled(Exception):
@@ -71,8 +83,9 @@ class PostgresServer:
         assert done.returncode == 0, done.stderr
 
     def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Start, and wait until it answers. It ends with its thread: the main one."""
         assert self._process is None
+        assert threading.current_thread() is threading.main_thread()
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(self.directory),
@@ -162,6 +175,23 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.close()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process writes to a SQLite file for as long as the block, or until its stdin ends."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+    finally:
+        holder.communicate()
 
 
 def _account() -> str:

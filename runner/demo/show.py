@@ -71,12 +71,15 @@ class DidNotHold(Exception):
 
 @dataclass
 class _Turn:
-    """What a message brought: the streamed text, in how many pieces, and the tools used."""
+    """What a message brought: the streamed text, in how many pieces, the tools used, and what was
+    ``sent`` before the answer.
+    """
 
     text: str = ""
     pieces: int = 0
     tools: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
 
 
 class _Show:
@@ -167,6 +170,10 @@ async def _talk(
     with show.step(f"A turn in “{PLANTS}”, side by side"):
         turn = await _say(show, api, PLANTS, "write 'water the fern' to notes.txt and read it back")
         _hold("water the fern" in turn.text, f"the answer was {turn.text!r}")
+    with show.step("A tool of the host: a word before the answer"):
+        call = json.dumps({"text": "I am half way there"})
+        turn = await _say(show, api, PLANTS, f"!call send_message {call}\n!say Now I am done.")
+        _hold(turn.sent == ["I am half way there"], f"sent before the answer: {turn.sent}")
     if isolated:
         with show.step("One group cannot see another one's files"):
             await _search(show, api)
@@ -223,6 +230,8 @@ async def _say(show: _Show, api: Api, group: str, text: str) -> _Turn:
                 show.console.out(f"[{data['title']}] ", end="", highlight=False)
             case "tool.finished":
                 turn.outputs.append(str(data["output"]))
+            case "message.sent":
+                turn.sent.append(str(data["text"]))
             case "turn.finished":
                 show.console.print()
                 _hold(data["status"] == "done", f"the turn ended as {data['status']}")
@@ -259,16 +268,22 @@ async def _login(show: _Show, layout: Layout, settings: Settings, provider: Demo
 
 
 async def _choose(show: _Show, layout: Layout, backend: str) -> EngineReport:
-    """Docker when an engine answers and the image can be had, else processes; says which."""
+    """Docker when an engine answers and the image can be had, else processes; says which.
+
+    An image of an older version is built anew: its agent would know less than this host.
+    """
     probe = await open_spawner(_backend(backend), layout, "nanokimi-demo-probe", image=IMAGE)
     try:
-        report = await probe.check()
-    except NanokimiError as e:
-        if e.code != "image_missing":
-            raise
         try:
-            with show.console.status("building the agent image") as status:
-                await asyncio.to_thread(build_image, tag=IMAGE, progress=status.update)
+            in_containers = (await probe.check()).backend == "docker"
+        except NanokimiError as e:
+            if e.code != "image_missing":
+                raise
+            in_containers = True
+        try:
+            if in_containers:
+                with show.console.status("building the agent image") as status:
+                    await asyncio.to_thread(build_image, tag=IMAGE, progress=status.update)
             report = await probe.check()
         except NanokimiError as failed:
             if backend == "docker":

@@ -25,6 +25,7 @@ from runner.cli import (
     monitor,
     providers,
     serve,
+    tasks,
     usage,
 )
 from runner.cli.context import Context, LogFormat, LogLevel, start_logging
@@ -50,6 +51,7 @@ app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.add_typer(groups.app, name="groups")
+app.add_typer(tasks.app, name="tasks")
 app.command("logs")(logs.logs)
 app.command("usage")(usage.usage)
 app.add_typer(monitor.app, name="monitor")

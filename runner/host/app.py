@@ -54,7 +54,7 @@ from runner.store.deliveries import Deliveries
 from runner.store.hosts import Standing
 from runner.store.lease import Lease
 from runner.store.outbox import WEBHOOK
-from runner.store.task_desk import Tasks, task_limits
+from runner.store.task_desk import NewTask, Tasks, task_limits
 
 log = structlog.get_logger()
 
@@ -250,6 +250,23 @@ class Host:
     def trigger(self, group_id: str) -> str:
         """The word that wakes this group's agent; empty answers everything."""
         return self.settings.for_group(group_id).trigger
+
+    async def add_task(self, group_id: str, new: NewTask, *, created_by: str = "") -> Task:
+        """Have the group's agent do something at set times, for the person ``created_by``.
+
+        Raises:
+            PermanentError, NotFoundError, BusyError: as of a message that this person sends.
+            ConflictError: the group has too many tasks.
+        """
+        check_group_id(group_id)
+        if created_by:
+            check_person_id(created_by)
+        if group_id in self._deleting:
+            raise BusyError(
+                "the group is being deleted", hint="try again soon", code="group_deleting"
+            )
+        await self.people.admit(group_id, created_by, operator=not created_by)
+        return await self.tasks.add(group_id, new, created_by=created_by, make_group=True)
 
     async def _circumstances_of(self, task: Task) -> Circumstances:
         """What counts for a due task: who it runs for is admitted, and has a role, as of now."""

@@ -63,7 +63,11 @@ class NewTask:
 
 @dataclass(frozen=True, slots=True)
 class TaskChange:
-    """What shall be different; ``None`` stays. ``kind`` and ``when`` come together."""
+    """What shall be different; ``None`` stays. ``kind`` and ``when`` come together.
+
+    ``paused`` true or false is what :meth:`Tasks.pause` and :meth:`Tasks.resume` do, after the
+    rest.
+    """
 
     prompt: str | None = None
     kind: ScheduleKind | None = None
@@ -72,6 +76,7 @@ class TaskChange:
     session: Session | None = None
     missed: Missed | None = None
     reply_url: str | None = None
+    paused: bool | None = None
 
 
 class Tasks:
@@ -96,11 +101,12 @@ class Tasks:
         """Tell the scheduler that another time may be the next."""
 
     async def list(self, group_id: str | None = None) -> Sequence[TaskInfo]:
-        """The group's tasks, or everyone's, oldest first; those that are done too."""
+        """The group's tasks, or everyone's, oldest first, 1,000 at most; also what is done."""
         return await self._store.read(lambda c: tasks.find_all(c, group_id))
 
-    async def show(self, group_id: str, task_id: str) -> TaskInfo:
-        return await self._store.read(lambda c: tasks.info(c, group_id, task_id))
+    async def show(self, task_id: str, group_id: str | None = None) -> TaskInfo:
+        """One task, of whatever group it is unless that is said."""
+        return await self._store.read(lambda c: tasks.info(c, task_id, group_id))
 
     async def add(
         self, group_id: str, new: NewTask, *, created_by: str = "", make_group: bool = False
@@ -185,6 +191,7 @@ class Tasks:
 
         Raises:
             PermanentError: as in :meth:`adding`.
+            ConflictError: as in :meth:`pausing` and :meth:`resuming`.
         """
         if change.prompt is not None:
             _check_prompt(change.prompt)
@@ -198,22 +205,16 @@ class Tasks:
                 reply_url=task.reply_url if change.reply_url is None else change.reply_url,
                 created_by=task.created_by if by is None or change.prompt is None else by,
             )
-            return self._rescheduled(new, change)
+            new = self._rescheduled(new, change)
+            if change.paused is None:
+                return new
+            return _paused(new) if change.paused else self._resumed(new)
 
         return self._changing(group_id, task_id, changed)
 
     def pausing(self, group_id: str, task_id: str) -> Work[Task]:
         """No more runs until it is resumed. Raises: ConflictError: it is done."""
-
-        def paused(task: Task) -> Task:
-            if task.state is TaskState.PAUSED:
-                return task
-            _refuse_done(task)
-            return replace(
-                task, state=advance(TASK_MOVES, task.state, TaskState.PAUSED), next_at=None
-            )
-
-        return self._changing(group_id, task_id, paused)
+        return self._changing(group_id, task_id, _paused)
 
     def resuming(self, group_id: str, task_id: str) -> Work[Task]:
         """Runs from now on; those that a pause left out stay out.
@@ -221,30 +222,14 @@ class Tasks:
         Raises:
             ConflictError: it is done, or its only time has passed.
         """
-
-        def resumed(task: Task) -> Task:
-            if task.state is TaskState.ACTIVE:
-                return task
-            _refuse_done(task)
-            next_at = next_run(schedule_of(task), self._floor(task))
-            if next_at is None:
-                raise ConflictError(
-                    f"the time of the task {task.id} has passed",
-                    hint="update it with a new time",
-                    code="task_over",
-                )
-            return replace(
-                task, state=advance(TASK_MOVES, task.state, TaskState.ACTIVE), next_at=next_at
-            )
-
-        return self._changing(group_id, task_id, resumed)
+        return self._changing(group_id, task_id, self._resumed)
 
     def cancelling(self, group_id: str, task_id: str) -> Work[Task]:
         """The task is gone; a run that has begun goes on. Gives what it was."""
 
         def work(c: Connection) -> Task:
             tasks.lock_group(c, group_id)
-            task = tasks.need(c, group_id, task_id)
+            task = tasks.need(c, task_id, group_id)
             tasks.remove(c, group_id, task_id)
             return task
 
@@ -260,7 +245,7 @@ class Tasks:
     def _changing(self, group_id: str, task_id: str, change: Callable[[Task], Task]) -> Work[Task]:
         def work(c: Connection) -> Task:
             tasks.lock_group(c, group_id)
-            task = change(tasks.need(c, group_id, task_id))
+            task = change(tasks.need(c, task_id, group_id))
             tasks.put(c, task)
             return task
 
@@ -287,6 +272,21 @@ class Tasks:
             task = replace(task, state=advance(TASK_MOVES, task.state, TaskState.ACTIVE))
         return replace(task, next_at=next_run(schedule, self._floor(task)))
 
+    def _resumed(self, task: Task) -> Task:
+        if task.state is TaskState.ACTIVE:
+            return task
+        _refuse_done(task)
+        next_at = next_run(schedule_of(task), self._floor(task))
+        if next_at is None:
+            raise ConflictError(
+                f"the time of the task {task.id} has passed",
+                hint="update it with a new time",
+                code="task_over",
+            )
+        return replace(
+            task, state=advance(TASK_MOVES, task.state, TaskState.ACTIVE), next_at=next_at
+        )
+
     def _floor(self, task: Task) -> float:
         """No run is due before this: a clock that was set back brings none a second time."""
         return max(self._clock(), task.last_at or 0.0)
@@ -295,6 +295,13 @@ class Tasks:
 def schedule_of(task: Task) -> Schedule:
     """When a stored task is due."""
     return Schedule(ScheduleKind(task.kind), task.spec, task.timezone)
+
+
+def _paused(task: Task) -> Task:
+    if task.state is TaskState.PAUSED:
+        return task
+    _refuse_done(task)
+    return replace(task, state=advance(TASK_MOVES, task.state, TaskState.PAUSED), next_at=None)
 
 
 def _check_prompt(prompt: str) -> None:

@@ -9,12 +9,15 @@ from sqlalchemy import Connection, Select, delete, func, insert, or_, select, up
 
 from runner.errors import ConflictError, NotFoundError
 from runner.model import Task, TaskState
+from runner.settings.problem import shorten
 from runner.store import groups
 from runner.store import schema as t
 from runner.store.rows import task_of
 
 KEPT_DONE = 20
 """Tasks of a group that are done and still shown."""
+
+MAX_LISTED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def put(c: Connection, task: Task) -> None:
 
 def remove(c: Connection, group_id: str, task_id: str) -> None:
     """Raises: NotFoundError."""
-    need(c, group_id, task_id)
+    need(c, task_id, group_id)
     c.execute(delete(t.tasks).where(t.tasks.c.id == task_id))
     name = session_name(task_id)
     c.execute(
@@ -70,12 +73,13 @@ def find(c: Connection, task_id: str) -> Task | None:
     return task_of(row) if row is not None else None
 
 
-def need(c: Connection, group_id: str, task_id: str) -> Task:
-    """The task of this group. Raises: NotFoundError, also for a task of another group."""
+def need(c: Connection, task_id: str, group_id: str | None = None) -> Task:
+    """The task, of this group if one is named. Raises: NotFoundError."""
     task = find(c, task_id)
-    if task is None or task.group != group_id:
+    if task is None or group_id not in (None, task.group):
+        whose = "there is no task" if group_id is None else "the group has no task"
         raise NotFoundError(
-            f"the group has no task {task_id!r}", hint="`nanokimi tasks list` shows what there is"
+            f"{whose} {shorten(task_id)!r}", hint="`nanokimi tasks list` shows what there is"
         )
     return task
 
@@ -86,16 +90,16 @@ def lock_group(c: Connection, group_id: str) -> None:
         groups.need(c, group_id)
 
 
-def info(c: Connection, group_id: str, task_id: str) -> TaskInfo:
-    """Raises: NotFoundError."""
-    need(c, group_id, task_id)
+def info(c: Connection, task_id: str, group_id: str | None = None) -> TaskInfo:
+    """A task with its last run. Raises: NotFoundError."""
+    need(c, task_id, group_id)
     row = c.execute(_with_last_run().where(t.tasks.c.id == task_id)).mappings().one()
     return _info_of(row)
 
 
 def find_all(c: Connection, group_id: str | None = None) -> list[TaskInfo]:
     """The tasks of one group, or of all, oldest first. Raises: NotFoundError."""
-    query = _with_last_run().order_by(t.tasks.c.created_at, t.tasks.c.id)
+    query = _with_last_run().order_by(t.tasks.c.created_at, t.tasks.c.id).limit(MAX_LISTED)
     if group_id is not None:
         groups.need(c, group_id)
         query = query.where(t.tasks.c.group_id == group_id)

@@ -45,7 +45,7 @@ async def test_a_due_task_is_answered_like_a_message(tmp_path: Path) -> None:
         asked = r.provider.chats()[0].body.decode()
         assert f'scheduled-task id=\\"{task.id}\\"' in asked
         assert SILENCE in asked
-        shown = await r.host.tasks.show("birds", task.id)
+        shown = await r.host.tasks.show(task.id, "birds")
         assert shown.task.runs >= 2
 
 

@@ -94,7 +94,7 @@ async def test_a_change_wakes_it(world: World) -> None:
         world.scheduler.look()
         async with asyncio.timeout(10):
             assert await world.woken.get() == "g"
-        assert (await world.tasks.show("g", task.id)).task.runs == 1
+        assert (await world.tasks.show(task.id, "g")).task.runs == 1
     finally:
         running.cancel()
         await asyncio.wait([running])
@@ -140,10 +140,10 @@ async def test_postponed_runs_do_not_keep_others_from_theirs(world: World) -> No
     fine = await world.add("61m")
     world.now += 2 * HOUR
     assert await world.scheduler.round() == RETRY
-    assert (await world.tasks.show("g", fine.id)).task.runs == 1
+    assert (await world.tasks.show(fine.id, "g")).task.runs == 1
     world.broken = set()
     await world.scheduler.round()
-    assert (await world.tasks.show("g", stuck[-1].id)).task.runs == 1
+    assert (await world.tasks.show(stuck[-1].id, "g")).task.runs == 1
 
 
 async def test_a_clock_that_jumps_fires_each_time_once(world: World) -> None:
@@ -155,7 +155,7 @@ async def test_a_clock_that_jumps_fires_each_time_once(world: World) -> None:
     world.now += 5 * HOUR
     await world.scheduler.round()
     assert await world.runs() == 1
-    assert (await world.tasks.show("g", task.id)).task.next_at == NOW + 6 * HOUR
+    assert (await world.tasks.show(task.id, "g")).task.next_at == NOW + 6 * HOUR
 
 
 async def test_a_store_that_fails_is_tried_again(

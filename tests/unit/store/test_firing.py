@@ -50,7 +50,7 @@ class Clockwork:
         return await (store or self.store).transact(lambda c: firing.fire(c, task, terms))
 
     async def task(self, task: Task) -> Task:
-        return (await self.tasks.show(task.group, task.id)).task
+        return (await self.tasks.show(task.id, task.group)).task
 
     async def messages(self) -> list[Message]:
         return await self.store.messages("g")
@@ -260,7 +260,7 @@ async def test_the_list_says_what_became_of_the_last_run(clockwork: Clockwork) -
     task = await clockwork.tasks.add("g", HOURLY)
     clockwork.now += HOUR
     await clockwork.fire(task)
-    assert (await clockwork.tasks.show("g", task.id)).last_status == "queued"
+    assert (await clockwork.tasks.show(task.id, "g")).last_status == "queued"
 
 
 _TASK = Task("task_1", "g", "p", "interval", "60", "UTC", 1000.0)

@@ -71,20 +71,20 @@ async def test_a_task_is_its_groups_alone(desk: Desk) -> None:
         desk.tasks.cancel("other", task.id),
         desk.tasks.pause("other", task.id),
         desk.tasks.resume("other", task.id),
-        desk.tasks.show("other", task.id),
+        desk.tasks.show(task.id, "other"),
         desk.tasks.update("other", task.id, TaskChange(prompt="mine now")),
         desk.tasks.list("nobody"),
         desk.tasks.add("nobody", HOURLY),
     ):
         with pytest.raises(NotFoundError):
             await work
-    assert (await desk.tasks.show("g", task.id)).task == task
+    assert (await desk.tasks.show(task.id, "g")).task == task
 
 
 async def test_a_pause_leaves_out_what_falls_into_it(desk: Desk) -> None:
     task = await desk.tasks.add("g", HOURLY)
     assert (await desk.tasks.pause("g", task.id)).next_at is None
-    assert await desk.tasks.pause("g", task.id) == (await desk.tasks.show("g", task.id)).task
+    assert await desk.tasks.pause("g", task.id) == (await desk.tasks.show(task.id, "g")).task
     desk.now += 10 * HOUR
     resumed = await desk.tasks.resume("g", task.id)
     assert (resumed.state, resumed.next_at) == (TaskState.ACTIVE, desk.now + HOUR)
@@ -108,7 +108,7 @@ async def test_an_update_changes_what_it_names(desk: Desk) -> None:
     assert quiet == replace(task, session="group")
     daily = TaskChange(kind=ScheduleKind.CRON, when="0 9 * * *")
     assert (await desk.tasks.update("g", task.id, daily)).spec == "0 9 * * *"
-    before = (await desk.tasks.show("g", task.id)).task.next_at
+    before = (await desk.tasks.show(task.id, "g")).task.next_at
     moved = await desk.tasks.update("g", task.id, TaskChange(timezone="Asia/Tokyo"))
     assert before is not None
     assert moved.next_at == before - 8 * HOUR

@@ -1,7 +1,8 @@
 """The agent's side of ACP v1: sessions, and one running turn in each.
 
-https://agentclientprotocol.com/protocol/overview ; ours are ``_nanokimi/steer {sessionId, text}``
-and ``_meta.nanokimi = {turn, group, tools}`` on prompts; ``tools`` names the host's offers of now.
+https://agentclientprotocol.com/protocol/overview ; ours are ``_nanokimi/steer {sessionId, text,
+id}``; ``_meta.nanokimi = {turn, group, tools}`` on prompts, where ``tools`` names the host's offers
+of now, ``{heard}`` on their results, and ``{steer}`` in the answer to ``initialize``.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class App:
             case acp.SESSION_PROMPT:
                 return await self._prompt(acp.parse(acp.PromptParams, params))
             case acp.STEER:
-                return self._steer(acp.parse(acp.SteerParams, params))
+                return await self._steer(acp.parse(acp.SteerParams, params))
             case _:
                 raise Rejection(rpc.METHOD_NOT_FOUND, f"there is no method {method[:100]!r}")
 
@@ -169,6 +170,7 @@ class App:
                 name="nanokimi-agent", version=__version__, title="nanokimi agent"
             ),
             auth_methods=[],
+            meta={"nanokimi": {"steer": True}},
         )
 
     def _new(self, params: acp.NewSessionParams) -> acp.NewSessionResult:
@@ -191,7 +193,9 @@ class App:
         if session is None:
             self._make_room()
             session = Session.open(self._sessions_dir, params.session_id, cwd)
-            self._sessions[session.id] = session
+        else:
+            del self._sessions[session.id]
+        self._sessions[session.id] = session  # the last to be taken up
         session.cwd = cwd
         return session
 
@@ -226,13 +230,15 @@ class App:
         finally:
             self._turns.pop(session.id, None)
 
-    def _steer(self, params: acp.SteerParams) -> dict[str, Any]:
+    async def _steer(self, params: acp.SteerParams) -> dict[str, Any]:
         session = self._known(params.session_id)
         running = self._turns.get(session.id)
-        if running is None:
-            raise PermanentError("no turn runs in this session", hint="prompt it", code="no_turn")
-        running.steer(params.text)
-        return {}
+        if running is not None:
+            new = await running.steer(params.text, params.id)
+            return {} if new else {"known": True}
+        if params.id and session.talk.knows(params.id):
+            return {"known": True}
+        raise PermanentError("no turn runs in this session", hint="prompt it", code="no_turn")
 
     def _known(self, id_: str) -> Session:
         if id_ not in self._sessions:
@@ -242,7 +248,7 @@ class App:
         return self._sessions[id_]
 
     def _make_room(self) -> None:
-        """Close the session that was opened first and is idle when there are too many."""
+        """Close the session that was taken up first and is idle when there are too many."""
         if len(self._sessions) >= MAX_SESSIONS:
             idle = next((id_ for id_ in self._sessions if id_ not in self._turns), None)
             if idle is None:

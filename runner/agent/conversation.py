@@ -40,6 +40,7 @@ class TurnRecord:
 
     ``users``: its user messages, the first being the prompt; ``texts``: step and text of each
     answer; ``pending``: calls without a result; ``answered``: the model has the last word.
+    ``steers``: ids of what was steered into it; ``heard``: those of them that the model was told.
     """
 
     id: str
@@ -52,6 +53,8 @@ class TurnRecord:
     answered: bool = False
     usage: Usage | None = None
     stop: StopReason | None = None
+    steers: set[str] = field(default_factory=set)
+    heard: list[str] = field(default_factory=list)
 
 
 class Conversation:
@@ -59,8 +62,8 @@ class Conversation:
 
     def __init__(self) -> None:
         self.turns: OrderedDict[str, TurnRecord] = OrderedDict()
-        self.waiting: list[bytes] = []
-        """Steers that have not been said to the model yet."""
+        self.waiting: list[tuple[str, bytes]] = []
+        """Steers, with their ids, that have not been said to the model yet."""
         self.current: TurnRecord | None = None
         self._context: list[tuple[str, bytes]] = []
         self._measured: int | None = None
@@ -101,11 +104,16 @@ class Conversation:
                 turn = self._turn(id_) if again else self._begin(id_)
                 turn.repeats += again
                 self._user(turn, bytes(raw))
-            case Steer(message=raw):
-                self.waiting.append(bytes(raw))
+            case Steer(turn=id_, message=raw, id=steer):
+                self.waiting.append((steer, bytes(raw)))
+                if steer:
+                    self._turn(id_).steers.add(steer)
             case Steered(turn=id_, count=count):
-                for message in self.waiting[:count]:
-                    self._user(self._turn(id_), message)
+                turn = self._turn(id_)
+                for steer, message in self.waiting[:count]:
+                    self._user(turn, message)
+                    if steer:
+                        turn.heard.append(steer)
                 del self.waiting[:count]
             case ModelSaid():
                 self._model(self._turn(entry.turn), entry)
@@ -115,6 +123,7 @@ class Conversation:
                 self._add(turn.id, bytes(raw))
             case TurnEnded(turn=id_, stop=stop):
                 self._turn(id_).stop = stop
+                self._forget_unheard()
             case TurnDropped(turn=id_):
                 self.turns.pop(id_, None)
                 self.current = None
@@ -127,7 +136,16 @@ class Conversation:
                 self._context = [(_SUMMARY, bytes(raw)), *((id_, m) for m in turn.users)]
                 self._measured = None
 
+    def knows(self, steer: str) -> bool:
+        """A turn has been steered with this id, and may have ended since."""
+        return any(steer in turn.steers for turn in self.turns.values())
+
+    def _forget_unheard(self) -> None:
+        """A named steer belongs to its turn: the client is told that it was not heard there."""
+        self.waiting = [(id_, message) for id_, message in self.waiting if not id_]
+
     def _begin(self, id_: str) -> TurnRecord:
+        self._forget_unheard()
         self.current = self.turns[id_] = TurnRecord(id_, [])
         self.turns.move_to_end(id_)
         if len(self.turns) > MAX_TURNS:

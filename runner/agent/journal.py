@@ -40,10 +40,14 @@ class UserSaid(_Entry, tag="user"):
 
 
 class Steer(_Entry, tag="steer"):
-    """Text for the running turn; it waits until the next request (:class:`Steered`)."""
+    """Text for the running turn; it waits until the next request (:class:`Steered`).
+
+    ``id`` is the client's name for it, if it has one: then it is of that turn only.
+    """
 
     turn: str
     message: msgspec.Raw
+    id: str = ""
 
 
 class Steered(_Entry, tag="steered"):

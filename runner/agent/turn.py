@@ -33,7 +33,6 @@ from runner.agent.tools.box import Toolbox
 from runner.agent.tools.tool import Room
 from runner.agent.updates import Updates, tool_call_id
 from runner.errors import PermanentError
-from runner.model import Usage
 from runner.settings.container import ContainerSettings, LoopControl
 from runner.wire import acp
 
@@ -113,6 +112,7 @@ class Turn:
         self._partial: list[str] = []
         self._task: asyncio.Task[acp.PromptResult] | None = None
         self._cancelled = False
+        self._begun = asyncio.Event()
 
     def start(self, text: str) -> asyncio.Task[acp.PromptResult]:
         """Run as a task; end it with :meth:`cancel` or by cancelling the task."""
@@ -130,15 +130,26 @@ class Turn:
             self._cancelled = True
             self._task.cancel()
 
-    def steer(self, text: str) -> None:
+    async def steer(self, text: str, id_: str = "") -> bool:
         """Text for the model before its next answer; durable when this returns.
 
+        False when a steer of this id is known already. The turn's result says which ids were
+        heard: one that came with the last answer may not have been.
+
         Raises:
-            PermanentError: ``no_turn``: the turn has ended.
+            PermanentError: ``no_turn``: the turn ends or has ended.
         """
-        if self._task is None or self._task.done():
+        task = self._task
+        if task is not None and not self._begun.is_set():
+            begun = asyncio.create_task(self._begun.wait(), name="turn begun")
+            await asyncio.wait({begun, task}, return_when=asyncio.FIRST_COMPLETED)
+            begun.cancel()
+        if id_ and self._talk.knows(id_):
+            return False
+        if task is None or task.done() or self._cancelled or not self._is_current():
             raise PermanentError("the turn has ended", hint="send a prompt", code="no_turn")
-        self._session.note(Steer(turn=self.id, message=msgspec.Raw(chat.user(text))))
+        self._session.note(Steer(turn=self.id, message=msgspec.Raw(chat.user(text)), id=id_))
+        return True
 
     async def _run(self, text: str) -> acp.PromptResult:
         try:
@@ -158,9 +169,10 @@ class Turn:
         record = self._talk.turns.get(self.id)
         if record is not None and record.stop is not None:
             await self._say_again(record)
-            return _result(record.stop, record.usage)
+            return _result(record.stop, record)
         await self._box.ready(self._offers)
         if record is not None and record is self._talk.current:
+            self._begun.set()
             await self._say_again(record)
             await self._close_calls(INTERRUPTED, but_repeatable=True)
         else:
@@ -168,6 +180,7 @@ class Turn:
             self._refuse_oversized(message)
             await self._close_calls(INTERRUPTED, show=False)
             self._session.note(UserSaid(turn=self.id, message=msgspec.Raw(message)))
+            self._begun.set()
         return await self._loop(self._record())
 
     async def _loop(self, record: TurnRecord) -> acp.PromptResult:
@@ -186,7 +199,7 @@ class Turn:
                     await self._step(record)
                 case Finish(stop):
                     self._session.note(TurnEnded(turn=self.id, stop=stop))
-                    return _result(stop, record.usage)
+                    return _result(stop, record)
 
     async def _step(self, record: TurnRecord) -> None:
         number = record.steps + 1
@@ -287,7 +300,7 @@ class Turn:
             )
         await self._close_calls(CANCELLED)
         self._session.note(TurnEnded(turn=self.id, stop="cancelled"))
-        return _result("cancelled", record.usage)
+        return _result("cancelled", record)
 
     async def _compact(self, record: TurnRecord) -> bool:
         """Put a summary in the place of the conversation; false when there is nothing to sum up."""
@@ -345,12 +358,16 @@ class _Silent:
         pass
 
 
-def _result(stop: acp.StopReason, usage: Usage | None) -> acp.PromptResult:
+def _result(stop: acp.StopReason, record: TurnRecord | None) -> acp.PromptResult:
+    heard = list(record.heard) if record is not None else []
+    meta = {"nanokimi": {"heard": heard}}
+    usage = record.usage if record is not None else None
     if usage is None:
-        return acp.PromptResult(stop_reason=stop)
+        return acp.PromptResult(stop_reason=stop, meta=meta)
     given, said = usage.input_tokens or 0, usage.output_tokens or 0
     return acp.PromptResult(
         stop_reason=stop,
+        meta=meta,
         usage=acp.Usage(
             total_tokens=given + said,
             input_tokens=given,

@@ -125,8 +125,11 @@ class CancelParams(_Wire):
 
 
 class SteerParams(_Wire):
+    """``id`` names the message, so that it is heard once however often it is sent."""
+
     session_id: str
     text: str
+    id: str = ""
 
 
 class _Update(_Wire, tag_field="sessionUpdate", omit_defaults=True):

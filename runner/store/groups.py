@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from runner.errors import NotFoundError, OwnedElsewhereError
@@ -79,13 +79,29 @@ def next_generation(c: Connection, group_id: str, host: str) -> int:
     return need(c, group_id).generation
 
 
-def set_session(c: Connection, group_id: str, session_id: str, generation: int) -> None:
-    """Remember the agent's session, unless the writer's generation is stale."""
-    c.execute(
-        update(t.groups)
-        .where(t.groups.c.id == group_id, t.groups.c.generation == generation)
-        .values(session_id=session_id)
+def session_of(c: Connection, group: Group, name: str) -> str:
+    """The agent's session of one of the group's conversations; ``name`` empty is its own."""
+    if not name:
+        return group.session_id
+    query = select(t.sessions.c.session_id).where(
+        t.sessions.c.group_id == group.id, t.sessions.c.name == name
     )
+    return c.scalar(query) or ""
+
+
+def set_session(
+    c: Connection, group_id: str, session_id: str, generation: int, name: str = ""
+) -> None:
+    """Remember the agent's session of a conversation, unless the writer's generation is stale."""
+    group = lock(c, group_id)
+    if group is None or group.generation != generation:
+        return
+    if not name:
+        change(c, group_id, session_id=session_id)
+        return
+    row = {"group_id": group_id, "name": name}
+    c.execute(delete(t.sessions).filter_by(**row))
+    c.execute(insert(t.sessions).values(**row, session_id=session_id))
 
 
 def forget_sessions(c: Connection, group_id: str) -> None:

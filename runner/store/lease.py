@@ -39,4 +39,4 @@ class Lease:
 
     async def elsewhere(self) -> set[str]:
         """Groups that another living host owns."""
-        return await self._store.transact(lambda c: hosts.elsewhere(c, self.host))
+        return await self._store.read(lambda c: hosts.elsewhere(c, self.host))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import Connection, RowMapping, bindparam, func, insert, literal, select, update
@@ -22,7 +22,7 @@ from runner.model import (
     TurnState,
     advance,
 )
-from runner.store import event_log, groups, hosts, outbox
+from runner.store import event_log, groups, hosts, outbox, turns
 from runner.store import schema as t
 from runner.store.hosts import Elsewhere
 from runner.store.rows import message_of, turn_of
@@ -69,13 +69,15 @@ class Claim:
     """A turn to run now, and the event that says so.
 
     ``turn.attempt`` is its fence: only the newest attempt may finish it. ``group`` is as it is
-    now; sandboxes of an older generation than its are of no use.
+    now; sandboxes of an older generation than its are of no use. ``session_id`` is the agent's
+    name for the turn's conversation, empty when it is a new one.
     """
 
     turn: Turn
     messages: tuple[Message, ...]
     event: Event
     group: Group
+    session_id: str
 
 
 def accept(c: Connection, message: Message, max_queue: int, log: Event) -> Accepted:
@@ -198,7 +200,8 @@ def claim(c: Connection, group_id: str, host: str, event_id: int) -> Claim | Els
         row, taken = found
         again = replace(turn_of(row), attempt=row["attempt"] + 1)
         c.execute(update(t.turns).where(t.turns.c.id == again.id).values(attempt=again.attempt))
-        return Claim(again, taken, _log_start(c, again, taken, event_id), group)
+        started = _log_start(c, again, taken, event_id)
+        return Claim(again, taken, started, group, groups.session_of(c, group, again.session))
     waiting = _next_batch(c, group_id)
     if not waiting:
         return None
@@ -208,6 +211,7 @@ def claim(c: Connection, group_id: str, host: str, event_id: int) -> Claim | Els
         state=TurnState.RUNNING,
         attempt=1,
         started_at=time.time(),
+        session=waiting[0].session,
     )
     c.execute(
         insert(t.turns).values(
@@ -216,6 +220,7 @@ def claim(c: Connection, group_id: str, host: str, event_id: int) -> Claim | Els
             state=new.state,
             attempt=1,
             started_at=new.started_at,
+            session=new.session,
         )
     )
     claimed = tuple(
@@ -227,18 +232,28 @@ def claim(c: Connection, group_id: str, host: str, event_id: int) -> Claim | Els
         .where(t.messages.c.id.in_([m.id for m in claimed]))
         .values(state=MessageState.CLAIMED, turn_id=new.id)
     )
-    return Claim(new, claimed, _log_start(c, new, claimed, event_id), group)
+    started = _log_start(c, new, claimed, event_id)
+    return Claim(new, claimed, started, group, groups.session_of(c, group, new.session))
 
 
-def finish(c: Connection, ended: Turn, log: Event, webhook: str = "") -> bool:
+def finish(
+    c: Connection,
+    ended: Turn,
+    log: Event,
+    webhook: str = "",
+    heard: Collection[str] = (),
+) -> Event | None:
     """Write a turn's end, its messages' end, the event and the delivery that tell it.
 
-    False, and nothing written, when the turn is stale. ``webhook`` is where the group's answers go
-    when no message of it has said.
+    ``None``, and nothing written, when the turn is stale. ``webhook`` is where the group's answers
+    go when no message of it has said. ``heard`` are the messages that joined the turn while it ran
+    and reached the agent: others that joined wait for the next turn again.
     """
     groups.lock(c, ended.group)
-    if not _holds(c, ended):
-        return False
+    if not turns.holds(c, ended):
+        return None
+    if released := turns.release_unheard(c, ended, heard):
+        log = replace(log, data={**log.data, "released": released})
     advance(TURN_MOVES, TurnState.RUNNING, ended.state)
     c.execute(
         update(t.turns)
@@ -261,7 +276,7 @@ def finish(c: Connection, ended: Turn, log: Event, webhook: str = "") -> bool:
     event_log.append(c, [log])
     event_log.prune(c, ended.group)
     outbox.conclude(c, ended, log, webhook)
-    return True
+    return log
 
 
 def fit(
@@ -321,7 +336,10 @@ def _drop(c: Connection, ids: list[str]) -> None:
 
 
 def _next_batch(c: Connection, group_id: str) -> list[Message]:
-    """The first message that wakes the agent, with as much around it as one prompt holds."""
+    """The first message that wakes the agent, with as much around it as one prompt holds.
+
+    All of them belong to one conversation.
+    """
     queued = select(t.messages).where(
         t.messages.c.group_id == group_id, t.messages.c.state == MessageState.QUEUED
     )
@@ -330,6 +348,7 @@ def _next_batch(c: Connection, group_id: str) -> list[Message]:
     if first is None:
         return []
     question = message_of(first)
+    queued = queued.where(t.messages.c.session == question.session)
     before = queued.where(seq < question.seq).order_by(seq.desc()).limit(MAX_CONTEXT)
     after = queued.where(seq > question.seq).order_by(seq).limit(MAX_MESSAGES_PER_TURN)
     batch, left_out = fit(
@@ -353,15 +372,6 @@ def _unfinished(c: Connection, group_id: str) -> tuple[RowMapping, tuple[Message
         return None
     query = select(t.messages).where(t.messages.c.turn_id == row["id"]).order_by(t.messages.c.seq)
     return row, tuple(message_of(m) for m in c.execute(query).mappings())
-
-
-def _holds(c: Connection, turn: Turn) -> bool:
-    query = select(t.turns.c.id).where(
-        t.turns.c.id == turn.id,
-        t.turns.c.state == TurnState.RUNNING,
-        t.turns.c.attempt == turn.attempt,
-    )
-    return c.scalar(query) is not None
 
 
 def _log_start(c: Connection, turn: Turn, taken: Sequence[Message], event_id: int) -> Event:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -126,9 +126,14 @@ class Store:
         """
         return await self.transact(lambda c: groups.next_generation(c, group_id, host))
 
-    async def set_session(self, group_id: str, session_id: str, generation: int) -> None:
-        """Remember the agent's session; ignored when the writer's generation is stale."""
-        await self.transact(lambda c: groups.set_session(c, group_id, session_id, generation))
+    async def set_session(
+        self, group_id: str, session_id: str, generation: int, name: str = ""
+    ) -> None:
+        """Remember the agent's session of the conversation ``name``, empty for the group's own.
+
+        Ignored when the writer's generation is stale.
+        """
+        await self.transact(lambda c: groups.set_session(c, group_id, session_id, generation, name))
 
     async def reset_group(self, group_id: str) -> None:
         """Forget the conversation: the next turn starts a new session. Raises: NotFoundError."""
@@ -183,14 +188,20 @@ class Store:
         """
         return await self.transact(lambda c: queue.claim(c, group_id, host, event_id))
 
-    async def finish(self, turn: Turn, log: Event, webhook: str = "") -> bool:
+    async def finish(
+        self, turn: Turn, log: Event, webhook: str = "", heard: Collection[str] = ()
+    ) -> Event | None:
         """Write a turn's end, its messages' end, and the event and delivery that tell it, at once.
 
         ``turn`` carries the new state, text, error and usage; ``webhook`` is where the answer goes
-        when no message of the group has said. False, and nothing written, when a later attempt has
-        taken over or the turn has ended already.
+        when no message of the group has said. ``heard`` are the messages that joined the turn and
+        reached the agent; others that joined wait again, and the event says so.
+
+        Returns:
+            The event as it was written; ``None``, and nothing is written, when a later attempt has
+            taken over or the turn has ended already.
         """
-        return await self.transact(lambda c: queue.finish(c, turn, log, webhook))
+        return await self.transact(lambda c: queue.finish(c, turn, log, webhook, heard))
 
     async def turn(self, turn_id: str) -> Turn:
         """Raises: NotFoundError."""

@@ -54,7 +54,8 @@ async def end(store: Store, turn: Turn, state: TurnState = TurnState.DONE, hook:
     ended = replace(turn, state=state, finished_at=time.time())
     kind = "turn.failed" if state is TurnState.FAILED else "turn.finished"
     data = {"turn_id": turn.id, "status": str(state)}
-    return await store.finish(ended, Event(next(_ids), turn.group, kind, data, turn.id), hook)
+    told = Event(next(_ids), turn.group, kind, data, turn.id)
+    return await store.finish(ended, told, hook) is not None
 
 
 async def say(

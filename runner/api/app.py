@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner import __version__
-from runner.api import deliveries, files, members, tasks, usage
+from runner.api import deliveries, files, members, tasks, turns, usage
 from runner.api.bodies import ErrorBody, ErrorOut, Readiness
 from runner.api.metrics import Metrics
 from runner.api.routes import HostIn, router
@@ -75,6 +75,7 @@ def create_app(host: Host, token: str) -> FastAPI:
     app.state.host = host
     app.state.uploads = Uploads()
     app.include_router(router, dependencies=[Depends(authorised)])
+    app.include_router(turns.router, dependencies=[Depends(authorised)])
     app.include_router(members.router, dependencies=[Depends(authorised)])
     app.include_router(files.router, dependencies=[Depends(authorised)])
     app.include_router(deliveries.router, dependencies=[Depends(authorised)])

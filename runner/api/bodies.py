@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from runner.channels.webhook import MAX_URL, refusal
 from runner.errors import NanokimiError
 from runner.host.attachments import MAX_ATTACHMENTS
-from runner.host.dispatcher import usage_json
+from runner.host.progress import usage_json
 from runner.model import Group, Message, StoredFile, Turn
 
 MAX_METADATA = 64 * 1024
@@ -183,12 +183,20 @@ class GroupOut(BaseModel):
     created_at: float
     sandbox: str
     running_turn: str | None
-    held: bool = Field(description="Its messages wait for a login.")
+    held: bool = Field(description="Its messages wait for a login, or for a model that answers.")
     waiting: int
+    failed: int = Field(0, description="Turns that failed, and whose messages may be retried.")
 
     @classmethod
     def of(
-        cls, group: Group, sandbox: str, running: Turn | None, waiting: int, *, held: bool = False
+        cls,
+        group: Group,
+        sandbox: str,
+        running: Turn | None,
+        waiting: int,
+        *,
+        held: bool = False,
+        failed: int = 0,
     ) -> GroupOut:
         return cls(
             group=group.id,
@@ -199,6 +207,7 @@ class GroupOut(BaseModel):
             running_turn=running.id if running else None,
             held=held,
             waiting=waiting,
+            failed=failed,
         )
 
 

@@ -22,7 +22,7 @@ from runner.api.bodies import (
     TurnResult,
 )
 from runner.api.uploads import Upload, Uploads, message_body
-from runner.errors import ConflictError, NotFoundError
+from runner.errors import ConflictError, LoginRequiredError, NotFoundError
 from runner.host.app import Host, Incoming
 from runner.host.events import ends_turn
 from runner.model import Group
@@ -193,6 +193,7 @@ async def _show(host: Host, group: Group) -> GroupOut:
         host.running(group.id),
         await host.store.count_waiting(group.id),
         held=host.held(group.id),
+        failed=await host.turns.count_dead(group.id),
     )
 
 
@@ -218,6 +219,8 @@ def _hint(host: Host, accepted: Accepted) -> str:
             f'kept as context: the text does not hold the trigger word "{host.trigger(group)}"; '
             'write it, send "direct": true, or set trigger = "" in config.toml'
         )
-    if host.held(group):
-        return "kept until there is a login: the operator has to run `nanokimi login`"
+    if why := host.held_for(group):
+        if why == LoginRequiredError.code:
+            return "kept until there is a login: the operator has to run `nanokimi login`"
+        return f"kept until the model answers again ({why})"
     return ""

@@ -12,8 +12,8 @@ from starlette.responses import StreamingResponse
 from runner.errors import NotFoundError
 from runner.host import events
 from runner.host.app import Host
-from runner.host.dispatcher import finished_json
 from runner.host.events import EventLog, Lagging
+from runner.host.progress import finished_json
 from runner.model import Event, Message, TurnState
 from runner.store import Accepted
 
@@ -57,6 +57,9 @@ async def of_message(host: Host, accepted: Accepted, mark: int) -> AsyncGenerato
                 if not message.wakes and not accepted.duplicate:
                     return
             elif turn_id is not None and event.turn_id == turn_id:
+                if message.id in event.data.get("released", ()):
+                    turn_id = None  # it had joined that turn too late, and gets another
+                    continue
                 yield event
                 if events.ends_turn(event):
                     return

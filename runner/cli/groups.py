@@ -8,18 +8,22 @@ import typer
 
 from runner.api.bodies import GroupList, GroupOut, MessageOut, MessagePage
 from runner.api.client import group_path
+from runner.api.turns import TurnOut
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.members import members
 from runner.cli.output import ago, note, out, plain, show_json, table
+from runner.cli.retry import failed_at, failed_in, failed_turns, retry
 from runner.host.lock import host_lock
 from runner.host.shelf import remove_shelves
 from runner.model import Group
 from runner.sandbox.volume import remove_volume
 from runner.store import Store
+from runner.store.turn_desk import Turns
 
 app = typer.Typer(help="Groups and their agents.", no_args_is_help=True)
 app.command("members")(members)
+app.command("retry")(retry)
 
 GroupArgument = Annotated[str, typer.Argument(help="The group's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
@@ -36,9 +40,10 @@ def list_groups(ctx: typer.Context, as_json: JsonOption = False) -> None:
     if not found:
         note("no groups yet: a group is made by its first message")
         return
-    shown = table("GROUP", "SANDBOX", "WAITING", "SINCE", "FOLDER")
+    shown = table("GROUP", "SANDBOX", "WAITING", "FAILED", "SINCE", "FOLDER")
     for g in found:
-        shown.add_row(plain(g.group), g.sandbox, str(g.waiting), ago(g.created_at), g.folder)
+        waiting, failed, since = str(g.waiting), str(g.failed), ago(g.created_at)
+        shown.add_row(plain(g.group), g.sandbox, waiting, failed, since, g.folder)
     out.print(shown)
 
 
@@ -46,9 +51,13 @@ def list_groups(ctx: typer.Context, as_json: JsonOption = False) -> None:
 def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) -> None:
     """One group with its last messages."""
     context = context_of(ctx)
-    found, messages = run(lambda: _show(context, group))
+    found, messages, failed = run(lambda: _show(context, group))
     if as_json:
-        show_json({**found.model_dump(), "messages": [m.model_dump() for m in messages]})
+        told = {
+            "messages": [m.model_dump() for m in messages],
+            "failed_turns": [t.model_dump() for t in failed],
+        }
+        show_json(found.model_dump() | told)
         return
     facts = table("", "")
     facts.show_header = False
@@ -63,6 +72,10 @@ def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) 
             shown.add_row(ago(m.created_at), plain(m.sender or "-"), m.state, plain(text))
         out.print()
         out.print(shown)
+    if found.failed:
+        out.print()
+        out.print(failed_turns(failed))
+        note("`nanokimi groups retry GROUP [TURN]` has their messages answered after all")
 
 
 @app.command("stop")
@@ -106,16 +119,18 @@ async def _list(context: Context) -> list[GroupOut]:
         return [await _offline(store, g) for g in await store.groups()]
 
 
-async def _show(context: Context, group: str) -> tuple[GroupOut, list[MessageOut]]:
+async def _show(context: Context, group: str) -> tuple[GroupOut, list[MessageOut], list[TurnOut]]:
     async with serving_api(context) as api:
         if api is not None:
             path, page = group_path(group), {"limit": 1000}
             found = GroupOut.model_validate(await api.call("GET", path))
             told = await api.call("GET", f"{path}/messages", params=page)
-            return found, MessagePage.model_validate(told).messages
+            messages = MessagePage.model_validate(told).messages
+            return found, messages, await failed_at(api, group)
     async with offline_store(context) as store:
         found = await _offline(store, await store.group(group))
-        return found, [MessageOut.of(m) for m in await store.messages(group, limit=1000)]
+        messages = [MessageOut.of(m) for m in await store.messages(group, limit=1000)]
+        return found, messages, await failed_in(store, group)
 
 
 async def _change(context: Context, group: str, what: Literal["stop", "reset", "rm"]) -> bool:
@@ -140,7 +155,8 @@ async def _change(context: Context, group: str, what: Literal["stop", "reset", "
 
 
 async def _offline(store: Store, group: Group) -> GroupOut:
-    return GroupOut.of(group, "none", None, await store.count_waiting(group.id))
+    waiting, failed = await store.count_waiting(group.id), await Turns(store).count_dead(group.id)
+    return GroupOut.of(group, "none", None, waiting, failed=failed)
 
 
 def _shown(value: object) -> str:

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -18,15 +18,17 @@ from runner.channels.secret import webhook_secret
 from runner.channels.webhook import Webhook
 from runner.errors import (
     BusyError,
+    ConflictError,
     NanokimiError,
     PermanentError,
 )
 from runner.gateway.relay import Relay
 from runner.host import events
 from runner.host.attachments import Attachments, Staged
+from runner.host.attempt import TurnLimits
 from runner.host.credentials import Credentials
 from runner.host.decide import wakes
-from runner.host.dispatcher import Dispatcher, TurnLimits
+from runner.host.dispatcher import Dispatcher
 from runner.host.events import EventLog
 from runner.host.files import SentFiles
 from runner.host.lease import Keeper, host_id
@@ -55,6 +57,8 @@ from runner.store.hosts import Standing
 from runner.store.lease import Lease
 from runner.store.outbox import WEBHOOK
 from runner.store.task_desk import NewTask, Tasks, task_limits
+from runner.store.turn_desk import Turns
+from runner.store.turns import Retried
 
 log = structlog.get_logger()
 
@@ -89,6 +93,15 @@ class Incoming:
     def person(self) -> str:
         """Who sent it, for roles: without an id the name counts as one; empty for nobody."""
         return self.sender_id or self.sender.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """``joined``: the message is part of the running turn ``turn_id``; else of the one after it."""
+
+    message_id: str
+    turn_id: str
+    joined: bool
 
 
 class Host:
@@ -142,7 +155,7 @@ class Host:
             lease.host,
             log_,
             self.pool,
-            lambda: TurnLimits(self.settings.host.turn_timeout, self.settings.host.max_attempts),
+            self._limits,
             self._logins,
             lambda group: self.settings.for_group(group).webhook,
             self.attachments.bring,
@@ -166,6 +179,7 @@ class Host:
         self.people = People(store, lambda: self.settings)
         self.scheduler = Scheduler(store, log_, self._circumstances_of, self._dispatcher.wake)
         self.tasks.changed = self.scheduler.look
+        self.turns = Turns(store)
         self._deleting: set[str] = set()
         self.stopping = False
         self.died = asyncio.Event()
@@ -243,8 +257,8 @@ class Host:
             accepted = await self.store.accept(message, self.settings.host.max_queue, event)
             if not accepted.duplicate:
                 self.events.show(event)
-        if accepted.message.wakes and not accepted.duplicate:
-            self._dispatcher.wake(incoming.group)
+        if not accepted.duplicate:
+            self._dispatcher.arrived(accepted.message)
         return accepted
 
     def trigger(self, group_id: str) -> str:
@@ -291,6 +305,55 @@ class Host:
         group = await self.store.register_group(group_id)
         self.people.forget(group_id)
         return group
+
+    async def steer(self, incoming: Incoming) -> Steered:
+        """Let a message join the running turn. When this returns it is on disk, and either part of
+        that turn or, when the turn ended just now, of the next one.
+
+        Raises:
+            ConflictError: nothing runs, or the engine cannot take more into a turn.
+            NotFoundError, PermanentError, BusyError: see :meth:`accept`.
+        """
+        await self.store.group(incoming.group)
+        turn = self._dispatcher.running(incoming.group)
+        if turn is None:
+            raise ConflictError(
+                "nothing is running in this group",
+                hint="send a message instead",
+                code="nothing_running",
+            )
+        if not self._dispatcher.joinable(incoming.group):
+            raise ConflictError(
+                "the running turn takes no more messages now",
+                hint="send a message instead: the next turn has it",
+                code="not_steerable",
+            )
+        mark = self.events.mark()
+        accepted = await self.accept(replace(incoming, direct=True))
+        message = accepted.message.id
+        if accepted.duplicate:
+            known = accepted.message
+            return Steered(message, known.turn_id or turn.id, joined=known.steered)
+        async with contextlib.aclosing(self.events.follow(incoming.group, mark)) as log_:
+            async for event in log_:
+                if event.kind == events.TURN_STEERED and message in event.message_ids:
+                    return Steered(message, str(event.turn_id), joined=True)
+                if event.turn_id == turn.id and events.ends_turn(event):
+                    break
+        return Steered(message, turn.id, joined=False)
+
+    async def retry(self, group_id: str, turn_id: str | None) -> Retried:
+        """Let the messages of a failed turn, or of all, be answered by a new turn.
+
+        Raises:
+            NotFoundError: there is no such group, or no failed message of such a turn.
+        """
+        done = await self.turns.retry(group_id, turn_id)
+        if done.message_ids:
+            told = {"turn_ids": list(done.turn_ids), "message_ids": list(done.message_ids)}
+            self.events.tell(group_id, events.TURN_RETRIED, told)
+            self._dispatcher.wake(group_id)
+        return done
 
     def running(self, group_id: str) -> Turn | None:
         """The turn that the group runs now, or waits to try again."""
@@ -477,14 +540,22 @@ class Host:
             self.layout.config, lambda: load_settings(self.layout, os.environ), changed, refused
         )
 
-    # -- logins ---------------------------------------------------------------------------------
+    def _limits(self) -> TurnLimits:
+        host = self.settings.host
+        return TurnLimits(host.turn_timeout, host.max_attempts, host.max_hold, host.steer)
+
+    # -- holds ----------------------------------------------------------------------------------
 
     def held(self, group_id: str) -> bool:
-        """The group's messages wait for a login."""
+        """The group's messages wait for a login, or for a model that can be reached."""
+        return bool(self._dispatcher.held(group_id))
+
+    def held_for(self, group_id: str) -> str:
+        """The code of the failure for which they wait; empty when they do not."""
         return self._dispatcher.held(group_id)
 
     def held_count(self) -> int:
-        """Groups whose messages wait for a login."""
+        """Groups whose messages are held."""
         return self._dispatcher.held_count()
 
 

@@ -15,6 +15,20 @@ from runner.store.silence import TASK_CHANNEL
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 300.0
+LONGEST_HOLD_DELAY = 60.0
+
+HELD = frozenset(
+    {
+        LoginRequiredError.code,
+        "provider_unavailable",
+        "provider_timeout",
+        "rate_limited",
+        "stream_cut",
+        "quota_exceeded",
+        "membership",
+    }
+)
+"""Failures that say nothing about the message: the model cannot be reached, or is not paid for."""
 
 
 def wakes(text: str, trigger: str, *, direct: bool) -> bool:
@@ -66,7 +80,14 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Keep the turn until there is another login: nothing is dropped while the operator acts."""
+    """Keep the turn until what is outside works again: nothing is dropped meanwhile.
+
+    It is tried again after ``delay`` seconds, or earlier: when there is another ``login``, else
+    when its provider has answered somebody.
+    """
+
+    delay: float
+    login: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +95,39 @@ class GiveUp:
     """Tell the chat that the turn failed."""
 
 
-def after_failure(error: NanokimiError, attempt: int, max_attempts: int) -> Retry | Hold | GiveUp:
-    """What to do after the ``attempt``-th try (from 1) of a turn has failed with ``error``."""
-    if error.code == LoginRequiredError.code:
-        return Hold()
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How often a turn was tried: ``attempt`` times, of which ``excused`` do not count.
+
+    ``held`` is for how many seconds it has been held already.
+    """
+
+    attempt: int
+    excused: int = 0
+    held: float = 0.0
+
+    @property
+    def counted(self) -> int:
+        return self.attempt - self.excused
+
+
+def after_failure(
+    error: NanokimiError, tried: Tried, max_attempts: int, max_hold: float
+) -> Retry | Hold | GiveUp:
+    """What to do after a try of a turn has failed with ``error``.
+
+    What is no fault of the message's holds the turn, for ``max_hold`` seconds at most.
+    """
+    attempt = tried.counted
+    if error.code in HELD:
+        left = max_hold - tried.held
+        if left <= 0:
+            return GiveUp()
+        if error.code == LoginRequiredError.code:
+            return Hold(left, login=True)
+        wish = error.retry_after if isinstance(error, TemporaryError) else None
+        delay = max(FIRST_DELAY * 2 ** min(tried.excused, 10), min(wish or 0.0, LONGEST_DELAY))
+        return Hold(min(max(delay, 0.0), LONGEST_HOLD_DELAY, left))
     if not isinstance(error, TemporaryError) or attempt >= max_attempts:
         return GiveUp()
     delay = min(FIRST_DELAY * 2 ** (attempt - 1), LONGEST_DELAY)

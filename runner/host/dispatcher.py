@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
 
 import structlog
 
 from runner.errors import (
+    ConflictError,
     LoginRequiredError,
     NanokimiError,
     PermanentError,
@@ -25,68 +25,26 @@ from runner.errors import (
     TemporaryError,
 )
 from runner.host import events
-from runner.host.decide import Hold, Retry, after_failure, frame
+from runner.host.attempt import TURN_TIMEOUT, Attempts, Bring, TurnLimits
+from runner.host.decide import Hold, Retry, Tried, after_failure
 from runner.host.events import EventLog
+from runner.host.holds import Holds
 from runner.host.pool import Pool, Slot
-from runner.host.session import AgentSession, Answer
-from runner.model import Event, Message, Turn, TurnState, Usage
+from runner.host.progress import finished_json
+from runner.host.run import Logins, Question, Run
+from runner.host.session import Answer
+from runner.model import Event, Message, Turn, TurnState
 from runner.store import Claim, Store
 from runner.store.silence import is_silent
+from runner.store.turn_desk import Turns
 
 log = structlog.get_logger()
 
-CANCEL_DEADLINE = 10.0
 STORE_RETRY = 2.0
-TURN_TIMEOUT = "turn_timeout"
 INTERNAL = "internal"
 
 # Failures after which the sandbox is of no more use, beside those that say so by their kind.
 _BROKEN = frozenset({TURN_TIMEOUT, INTERNAL})
-
-
-@dataclass
-class _Run:
-    """The turn that a group is running now, or waits to run again with another login than this."""
-
-    turn: Turn
-    messages: tuple[Message, ...]
-    generation: int
-    login: str
-    session: AgentSession | None = None
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    next: Retry | Hold | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TurnLimits:
-    """``turn_timeout`` in seconds for each attempt."""
-
-    turn_timeout: float
-    max_attempts: int
-
-
-Bring = Callable[[str, Sequence[Message]], Awaitable[None]]
-"""Puts the files that came with messages into the workspace of the group with this folder."""
-
-
-class Logins(Protocol):
-    """What a turn that has no usable login waits for."""
-
-    def fingerprint(self, group: str) -> str:
-        """Names the credential that the group's model is called with now; never holds it."""
-        ...
-
-    async def ready(self, session: AgentSession) -> None:
-        """See that the session's sandbox has the credential of now. Raises: NanokimiError."""
-        ...
-
-    async def refused(self, group: str, than: str, error: NanokimiError) -> NanokimiError:
-        """What it means that a turn, begun with the credential ``than``, failed for want of one."""
-        ...
-
-    async def another(self, group: str, than: str) -> None:
-        """Return when it is worth trying again with what is there instead of ``than``."""
-        ...
 
 
 class Dispatcher:
@@ -104,27 +62,35 @@ class Dispatcher:
         bring: Bring,
     ) -> None:
         self._store = store
+        self._turns = Turns(store)
+        self._attempts = Attempts(store, log_, limits, logins, bring)
         self._host = host
         self._log = log_
         self._pool = pool
         self._limits = limits
         self._logins = logins
         self._webhook = webhook
-        self._bring = bring
-        self._held: set[str] = set()
-        self._excused: Counter[str] = Counter()
+        self._holds = Holds()
         self._woken: asyncio.Queue[str] = asyncio.Queue()
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
-        self._running: dict[str, _Run] = {}
+        self._running: dict[str, Run] = {}
         self._draining = asyncio.Event()
 
     def wake(self, group: str) -> None:
         """There may be something to do for this group."""
         if group in self._workers:
             self._again.add(group)
+            self._nudge(group)
         else:
             self._woken.put_nowait(group)
+
+    def arrived(self, message: Message) -> None:
+        """A message has been accepted: it may begin a turn, join one, or answer a question."""
+        if message.wakes:
+            self.wake(message.group)
+        else:
+            self._nudge(message.group)
 
     def running(self, group: str) -> Turn | None:
         """The turn that runs now."""
@@ -136,20 +102,48 @@ class Dispatcher:
         run = self._running.get(group)
         return (run.turn, run.messages) if run is not None and run.next is None else None
 
+    def joinable(self, group: str) -> bool:
+        """A turn is being worked on that a message may join."""
+        run = self._running.get(group)
+        if run is None or run.next is not None or run.session is None:
+            return False
+        return run.session.steers and not run.cancelled.is_set()
+
+    async def expect(self, turn: Turn) -> asyncio.Future[Message]:
+        """The next message of the turn's conversation, which becomes part of the turn.
+
+        To be called before the chat is asked. Whoever waits no more cancels the future.
+
+        Raises:
+            ConflictError: the turn does not run any more, or another question of it is open.
+        """
+        after = await self._turns.last_seq(turn.group)
+        run = self._running.get(turn.group)
+        if run is None or (run.turn.id, run.turn.attempt) != (turn.id, turn.attempt):
+            raise ConflictError("the turn has ended", code="turn_ended")
+        if run.question is not None and not run.question.answer.done():
+            raise ConflictError(
+                "another question is open", hint="wait for its answer", code="question_open"
+            )
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        run.question = Question(after, answer)
+        answer.add_done_callback(lambda _: run.nudged.set())  # others may join again
+        return answer
+
     def running_count(self) -> int:
         return len(self._running)
 
     def working_count(self) -> int:
-        """Turns that run now or are about to be tried again: not those that wait for a login."""
+        """Turns that run now or are about to be tried again: not those that are held."""
         return sum(not isinstance(run.next, Hold) for run in self._running.values())
 
-    def held(self, group: str) -> bool:
-        """The group's messages wait for a login."""
-        return group in self._held
+    def held(self, group: str) -> str:
+        """The code of the failure for which the group's messages are held; empty: they are not."""
+        return self._holds.why(group)
 
     def held_count(self) -> int:
-        """Groups whose messages wait for a login."""
-        return len(self._held)
+        """Groups whose messages are held."""
+        return self._holds.count()
 
     async def cancel(self, group: str, turn_id: str | None = None) -> Turn | None:
         """Cancel the running turn (only this one, if it is named); ``None``: it does not run."""
@@ -179,6 +173,10 @@ class Dispatcher:
             if not workers:
                 break
             await asyncio.wait(workers, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+    def _nudge(self, group: str) -> None:
+        if (run := self._running.get(group)) is not None:
+            run.nudged.set()
 
     def _gone(self, group: str, _worker: asyncio.Task[None]) -> None:
         self._workers.pop(group, None)
@@ -216,7 +214,7 @@ class Dispatcher:
                     return True
                 run = self._running.get(group)
                 if run is not None and run.cancelled.is_set():
-                    await self._done(run.turn, Answer("", "cancelled", None))
+                    await self._done(run, None)
                     self._running.pop(group, None)
                     return True
                 run = await self._claim(group, run)
@@ -228,7 +226,7 @@ class Dispatcher:
                 return True
             await self._wait_to_retry(run, run.next)
 
-    async def _claim(self, group: str, before: _Run | None) -> _Run | None:
+    async def _claim(self, group: str, before: Run | None) -> Run | None:
         """The group's turn as ours; ``before`` is its attempt that failed, if there was one."""
         login = self._logins.fingerprint(group)
         with self._log.writing(group) as event_id:
@@ -236,25 +234,28 @@ class Dispatcher:
             if not isinstance(claim, Claim):
                 return None  # nothing waits, or another host has it
             self._log.show(claim.event)
-        run = _Run(claim.turn, claim.messages, claim.group.generation, login)
+        run = Run.of(claim, login)
         if before is not None and before.turn.id == claim.turn.id:
             run.cancelled = before.cancelled
         self._running[group] = run
         return run
 
-    async def _wait_to_retry(self, run: _Run, how: Retry | Hold) -> None:
-        if isinstance(how, Retry):
-            wait = asyncio.sleep(how.delay)
-        else:
-            wait = self._logins.another(run.turn.group, run.login)
-        await _first(wait, self._draining.wait(), run.cancelled.wait())
+    async def _wait_to_retry(self, run: Run, how: Retry | Hold) -> None:
+        group = run.turn.group
+        waits = [asyncio.sleep(how.delay), self._draining.wait(), run.cancelled.wait()]
+        if isinstance(how, Hold):
+            if how.login:
+                waits.append(self._logins.another(group, run.login))
+            else:
+                waits.append(self._holds.until_answered(self._logins.provider(group)))
+        await _first(*waits)
 
-    async def _attempt(self, slot: Slot, run: _Run) -> Retry | Hold | None:
+    async def _attempt(self, slot: Slot, run: Run) -> Retry | Hold | None:
         """Try once; what to wait for before the next try, or ``None`` when the turn has ended."""
         turn = run.turn
         error: NanokimiError
         try:
-            answer = await self._until_cancelled(slot, run)
+            answer = await self._attempts.run(slot, run)
         except NanokimiError as e:
             error = e
         except OSError as e:
@@ -265,27 +266,33 @@ class Dispatcher:
                 f"an internal error ({type(e).__name__})", hint="see the log", code=INTERNAL
             )
         else:
-            await self._done(turn, answer or Answer("", "cancelled", None))
+            await self._done(run, answer)
             if answer is None:
                 await slot.discard()
             return None
-        if error.code == LoginRequiredError.code and self._tries(turn) < self._max_attempts:
+        if error.code == LoginRequiredError.code and _tried(turn).counted < self._max_attempts:
             error = await self._logins.refused(turn.group, run.login, error)
-        after = await self._failed(turn, error)
+        after = await self._failed(run, error)
         if isinstance(error, SandboxGoneError | ProtocolError) or error.code in _BROKEN:
             await slot.discard()
         return after
 
-    async def _done(self, turn: Turn, answer: Answer) -> None:
-        self._held.discard(turn.group)
+    async def _done(self, run: Run, answer: Answer | None) -> None:
+        """Write the end of a turn that did not fail; without an answer it was cancelled."""
+        turn = run.turn
+        self._holds.end(turn.group)
+        heard = run.heard(answer)
+        answer = answer or Answer("", "cancelled", None)
         state = TurnState.CANCELLED if answer.stop_reason == "cancelled" else TurnState.DONE
+        if state is TurnState.DONE:
+            self._holds.answered(self._logins.provider(turn.group))
         ended = replace(
             turn, state=state, text=answer.text, usage=answer.usage, finished_at=time.time()
         )
         told = finished_json(ended, answer.stop_reason)
-        if (run := self._running.get(turn.group)) and is_silent(ended, run.messages):
+        if is_silent(ended, run.messages):
             told["silent"] = True
-        await self._finish(ended, events.TURN_FINISHED, told)
+        await self._finish(ended, events.TURN_FINISHED, told, heard)
         log.info(
             "turn.finished",
             group=turn.group,
@@ -294,50 +301,16 @@ class Dispatcher:
             ms=round((time.time() - turn.started_at) * 1000),
         )
 
-    async def _until_cancelled(self, slot: Slot, run: _Run) -> Answer | None:
-        """The answer; ``None`` when the turn was cancelled and the agent did not say so in time."""
-        work = asyncio.create_task(self._prompt(slot, run), name="prompt")
-        stop = asyncio.create_task(run.cancelled.wait(), name="cancel")
-        try:
-            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done() and run.session is not None:
-                await run.session.cancel()
-                await asyncio.wait({work}, timeout=CANCEL_DEADLINE)
-            if work.done():
-                return work.result()
-            return None
-        finally:
-            for task in (work, stop):
-                task.cancel()
-            await asyncio.wait({work, stop})
-
-    async def _prompt(self, slot: Slot, run: _Run) -> Answer:
-        limits = self._limits()
-        session = await slot.session(run.generation)
-        run.session = session
-        if run.cancelled.is_set():
-            return Answer("", "cancelled", None)
-        await self._logins.ready(session)
-        await self._bring(session.sandbox.info.folder, run.messages)
-        listener = _ToEvents(self._log, run.turn)
-        try:
-            async with asyncio.timeout(limits.turn_timeout):
-                return await session.prompt(run.turn.id, frame(run.messages), listener)
-        except TimeoutError:
-            raise PermanentError(
-                f"the turn took longer than {limits.turn_timeout:g} s and was ended",
-                hint="ask for less at once, or raise [host] turn_timeout",
-                code=TURN_TIMEOUT,
-            ) from None
-
-    async def _failed(self, turn: Turn, error: NanokimiError) -> Retry | Hold | None:
+    async def _failed(self, run: Run, error: NanokimiError) -> Retry | Hold | None:
+        turn, limits = run.turn, self._limits()
         told: dict[str, Any] = {
             "turn_id": turn.id,
             "code": error.code,
             "message": error.message,
             "hint": error.hint,
+            "attempt": turn.attempt,
         }
-        decision = after_failure(error, self._tries(turn), self._max_attempts)
+        decision = after_failure(error, _tried(turn), limits.max_attempts, limits.max_hold)
         log.warning(
             "turn.failed",
             group=turn.group,
@@ -348,38 +321,45 @@ class Dispatcher:
             next=type(decision).__name__,
         )
         if isinstance(decision, Hold):
-            self._excused[turn.id] += 1
-            if turn.group not in self._held:  # said once, not with every message
-                self._held.add(turn.group)
-                told |= {"will_retry": True, "held": True, "attempt": turn.attempt}
+            if await self._turns.hold(turn) is None:
+                return None  # another host has taken it
+            if self._holds.begin(turn.group, error.code, first=turn.held_since is None):
+                told |= {"will_retry": True, "held": True}
                 self._log.tell(turn.group, events.TURN_FAILED, told, turn_id=turn.id)
             return decision
-        self._held.discard(turn.group)
+        self._holds.end(turn.group)
         if isinstance(decision, Retry):
-            told |= {"will_retry": True, "retry_in": decision.delay, "attempt": turn.attempt}
+            if turn.held_since is not None:
+                await self._turns.let_go(turn)
+            told |= {"will_retry": True, "retry_in": decision.delay}
             self._log.tell(turn.group, events.TURN_FAILED, told, turn_id=turn.id)
             return decision
-        told |= {"will_retry": False, "attempt": turn.attempt}
+        told |= {"will_retry": False}
         ended = replace(turn, state=TurnState.FAILED, error=told, finished_at=time.time())
-        await self._finish(ended, events.TURN_FAILED, told)
+        await self._finish(ended, events.TURN_FAILED, told, run.heard(None))
         return None
 
     @property
     def _max_attempts(self) -> int:
         return self._limits().max_attempts
 
-    def _tries(self, turn: Turn) -> int:
-        """Attempts that count: a turn is not to fail because its login was away so often."""
-        return turn.attempt - self._excused[turn.id]
-
-    async def _finish(self, turn: Turn, kind: str, data: dict[str, Any]) -> None:
-        self._excused.pop(turn.id, None)
+    async def _finish(
+        self, turn: Turn, kind: str, data: dict[str, Any], heard: frozenset[str]
+    ) -> None:
         with self._log.writing(turn.group) as event_id:
             event = Event(event_id, turn.group, kind, data, turn.id)
-            if await self._store.finish(turn, event, self._webhook(turn.group)):
-                self._log.show(event)
+            told = await self._store.finish(turn, event, self._webhook(turn.group), heard)
+            if told is not None:
+                self._log.show(told)
             else:
                 log.warning("turn.stale_end", group=turn.group, turn=turn.id)
+        if told is not None and told.data.get("released"):
+            self._again.add(turn.group)
+
+
+def _tried(turn: Turn) -> Tried:
+    held = time.time() - turn.held_since if turn.held_since is not None else 0.0
+    return Tried(turn.attempt, turn.excused, held)
 
 
 async def _first(*waits: Coroutine[Any, Any, object]) -> None:
@@ -391,52 +371,3 @@ async def _first(*waits: Coroutine[Any, Any, object]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-
-
-class _ToEvents:
-    """A :class:`~runner.host.session.TurnListener` that tells the group's event log."""
-
-    def __init__(self, log_: EventLog, turn: Turn) -> None:
-        self._log = log_
-        self._turn = turn
-
-    def text(self, delta: str) -> None:
-        self._tell(events.TEXT_DELTA, {"text": delta})
-
-    def text_reset(self, text: str) -> None:
-        self._tell(events.TEXT_RESET, {"text": text})
-
-    def thinking(self, delta: str) -> None:
-        self._tell(events.THINKING_DELTA, {"text": delta})
-
-    def tool_started(self, call_id: str, title: str, kind: str, detail: Any) -> None:
-        self._tell(
-            events.TOOL_STARTED,
-            {"call_id": call_id, "title": title, "kind": kind, "input": detail},
-        )
-
-    def tool_finished(self, call_id: str, failed: bool, detail: str) -> None:
-        self._tell(events.TOOL_FINISHED, {"call_id": call_id, "failed": failed, "output": detail})
-
-    def context(self, used: int, size: int) -> None:
-        self._tell(events.USAGE, {"context_used": used, "context_size": size})
-
-    def _tell(self, kind: str, data: dict[str, Any]) -> None:
-        turn = self._turn
-        self._log.tell(turn.group, kind, {"turn_id": turn.id, **data}, turn_id=turn.id)
-
-
-def finished_json(turn: Turn, stop_reason: str | None) -> dict[str, Any]:
-    """The data of a ``turn.finished`` event."""
-    return {
-        "turn_id": turn.id,
-        "status": str(turn.state),
-        "text": turn.text,
-        "stop_reason": stop_reason,
-        "usage": usage_json(turn.usage),
-    }
-
-
-def usage_json(usage: Usage | None) -> dict[str, Any] | None:
-    """Tokens by kind; a kind that the provider did not report is ``null``."""
-    return asdict(usage) if usage is not None else None

@@ -32,6 +32,9 @@ UNWRITTEN = 10_000
 
 MESSAGE_ACCEPTED = "message.accepted"
 TURN_STARTED = "turn.started"
+TURN_STEERED = "turn.steered"
+TURN_TYPING = "turn.typing"
+TURN_RETRIED = "turn.retried"
 TURN_FINISHED = "turn.finished"
 TURN_FAILED = "turn.failed"
 TEXT_DELTA = "text.delta"
@@ -45,7 +48,7 @@ QUESTION_ASKED = "question.asked"
 DELIVERY_FAILED = "delivery.failed"
 USAGE = "usage"
 
-_MEMORY_ONLY = frozenset({TEXT_DELTA, TEXT_RESET, THINKING_DELTA, USAGE})
+_MEMORY_ONLY = frozenset({TEXT_DELTA, TEXT_RESET, THINKING_DELTA, USAGE, TURN_TYPING})
 
 
 def ends_turn(event: Event) -> bool:

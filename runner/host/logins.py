@@ -25,11 +25,15 @@ RENEWED = "login_renewed"
 
 
 class GroupLogins:
-    """The :class:`~runner.host.dispatcher.Logins` of the product."""
+    """The :class:`~runner.host.run.Logins` of the product."""
 
     def __init__(self, credentials: Credentials, opener: Opener) -> None:
         self._credentials = credentials
         self._opener = opener
+
+    def provider(self, group: str) -> str:
+        """Names who answers the group's model calls."""
+        return self._provider(group).base_url
 
     def fingerprint(self, group: str) -> str:
         """Names the credential that the group's model is called with now; never holds it."""

@@ -43,6 +43,8 @@ MAX_THINKING = 4 * 1024 * 1024
 MAX_TOOL_DETAIL = 4_000
 CALL_DEADLINE = 30.0
 LONGEST_WISH = 86_400
+# Conversations that an agent keeps open at one time; our own has room for one more.
+MAX_SESSIONS = 12
 
 
 class TurnListener(Protocol):
@@ -61,11 +63,16 @@ class TurnListener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a prompt ended: ``text`` is everything the agent said in this turn."""
+    """How a prompt ended: ``text`` is everything the agent said in this turn.
+
+    ``heard`` are the messages that it was steered with and that the model has been told;
+    ``None`` when the agent does not say.
+    """
 
     text: str
     stop_reason: acp.StopReason
     usage: Usage | None
+    heard: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +151,9 @@ class AgentSession:
         self._offers = offers
         self._servers = [_server(program) for program in offers.servers]
         self.session_id = ""
+        self.steers = False
+        self._can = acp.AgentCapabilities()
+        self._open_sessions: dict[str, str] = {}
         self.state = SandboxState.CREATING
         self._turn: _Turn | None = None
         self._budget = Budget(MAX_FRAMES_PER_TURN, MAX_BYTES_PER_TURN)
@@ -210,18 +220,35 @@ class AgentSession:
                 hint="use an image and a host of the same release: `nanokimi build`",
                 code="protocol_version",
             )
-        can = hello.agent_capabilities or acp.AgentCapabilities()
-        if session_id and await self._take_up(session_id, can):
-            self.session_id = session_id
-            return
+        self._can = hello.agent_capabilities or acp.AgentCapabilities()
+        self.steers = _ours(hello.meta).get("steer") is True
+        await self.converse("", session_id)
+
+    async def converse(self, name: str, session_id: str) -> str:
+        """Go over to the conversation ``name`` of the group, empty for its own, before a prompt.
+
+        ``session_id`` is the agent's name for it, as far as it is known; returns the name it has.
+        """
+        if name in self._open_sessions:
+            self.session_id = self._open_sessions[name]
+            return self.session_id
+        if not (session_id and await self._take_up(session_id)):
+            session_id = await self._begin()
+        self.session_id = self._open_sessions[name] = session_id
+        if len(self._open_sessions) > MAX_SESSIONS:  # it is taken up again when it is needed
+            del self._open_sessions[next(iter(self._open_sessions))]
+        return session_id
+
+    async def _begin(self) -> str:
         made = await self._call(
             acp.SESSION_NEW,
             acp.NewSessionParams(cwd=self.sandbox.workspace, mcp_servers=self._servers),
             acp.NewSessionResult,
         )
-        self.session_id = made.session_id
+        return made.session_id
 
-    async def _take_up(self, session_id: str, can: acp.AgentCapabilities) -> bool:
+    async def _take_up(self, session_id: str) -> bool:
+        can = self._can
         resumes = can.session_capabilities is not None and (
             can.session_capabilities.resume is not None
         )
@@ -271,7 +298,19 @@ class AgentSession:
             self._turn = None
             if self.state is SandboxState.BUSY:
                 self._move(SandboxState.IDLE)
-        return Answer(turn.end(), result.stop_reason, _usage(result.usage))
+        return Answer(turn.end(), result.stop_reason, _usage(result.usage), _heard(result.meta))
+
+    async def steer(self, message_id: str, text: str) -> None:
+        """Bring a message to the running turn; when this returns the agent has it on disk.
+
+        The same id again is the same message, in whatever sandbox.
+
+        Raises:
+            PermanentError: the turn ends or has ended, and does not hear it.
+            SandboxGoneError, ProtocolError: the sandbox is of no more use.
+        """
+        params = acp.SteerParams(session_id=self.session_id, text=text, id=message_id)
+        await self._call(acp.STEER, params, msgspec.Raw)
 
     async def cancel(self) -> None:
         """Ask the agent to end the running turn; its prompt then ends as ``cancelled``."""
@@ -355,10 +394,10 @@ class AgentSession:
 def _hear(turn: _Turn, update: acp.SessionUpdate) -> None:
     match update:
         case acp.AgentMessageChunk(content=content, meta=meta):
-            ours = (meta or {}).get("nanokimi")
-            if isinstance(ours, dict) and ours.get("reset"):
+            ours = _ours(meta)
+            if ours.get("reset"):
                 turn.reset_step()
-            if isinstance(ours, dict) and "step" in ours:
+            if "step" in ours:
                 turn.begin_step()
             if content.text:
                 turn.say(content.text)
@@ -408,6 +447,16 @@ def _text_of(content: list[dict[str, Any]] | None) -> str:
         if isinstance(text, str):
             return text if len(text) <= MAX_TOOL_DETAIL else text[:MAX_TOOL_DETAIL] + "…"
     return ""
+
+
+def _ours(meta: dict[str, Any] | None) -> dict[str, Any]:
+    ours = (meta or {}).get("nanokimi")
+    return ours if isinstance(ours, dict) else {}
+
+
+def _heard(meta: dict[str, Any] | None) -> frozenset[str] | None:
+    heard = _ours(meta).get("heard")
+    return frozenset(map(str, heard)) if isinstance(heard, list) else None
 
 
 def _usage(u: acp.Usage | None) -> Usage | None:

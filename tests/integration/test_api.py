@@ -79,13 +79,13 @@ async def test_when_the_wait_is_over_the_message_is_still_accepted(
 
 
 async def test_a_failed_turn_says_why_in_the_waited_answer(r: Rig, http: httpx.AsyncClient) -> None:
-    r.provider.faults.add(Fault(status=402, type="membership", message="no membership"))
+    r.provider.faults.add(Fault(status=404, type="resource_not_found_error"))
     answer = await http.post(
         "/api/groups/birds/messages", params={"wait": 30}, json={"text": "hello"}
     )
     assert answer.status_code == 200
     assert answer.json()["status"] == "failed"
-    assert answer.json()["error"]["code"] == "membership"
+    assert answer.json()["error"]["code"] == "model_not_found"
 
 
 async def test_the_events_of_a_message_stream_until_its_turn_ended(

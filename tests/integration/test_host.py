@@ -195,7 +195,6 @@ async def test_an_open_sandbox_calls_the_provider_itself(
             assert login["access_token"] not in json.dumps(await r.events("birds"))
             assert "[redacted]" in answer
             assert login["refresh_token"] not in answer
-            assert not (r.layout.socket_dir(folder_of("birds")) / "host.sock").exists()
 
 
 async def test_waiting_groups_are_served_in_turn_by_few_sandboxes(tmp_path: Path) -> None:
@@ -218,7 +217,7 @@ async def test_waiting_groups_are_served_in_turn_by_few_sandboxes(tmp_path: Path
 async def test_messages_that_came_during_a_turn_are_answered_together_after_it(
     tmp_path: Path,
 ) -> None:
-    async with rig(tmp_path) as r:
+    async with rig(tmp_path, host="steer = false") as r:
         first = asyncio.create_task(r.ask("birds", "!slow 0.2\n!say one two three"))
         await r.until("birds", "text.delta")
         for text in ("second", "third"):
@@ -263,8 +262,6 @@ async def test_a_provider_that_is_away_for_a_while_costs_only_time(tmp_path: Pat
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
-        (Fault(status=402, type="membership", message="no membership"), "membership"),
-        (Fault(status=429, type="exceeded_current_quota_error"), "quota_exceeded"),
         (Fault(status=404, type="resource_not_found_error"), "model_not_found"),
         (Fault(status=400, type="invalid_request_error", message="bad thing"), "bad_request"),
     ],
@@ -302,7 +299,7 @@ async def test_a_lost_login_is_said_once_and_the_messages_are_answered_after_the
         assert (await r.host.readiness())["login"] != "ok"
         assert not first.done()
         log_in(r.layout, r.provider)
-        assert await first == "one"
+        assert (await first).startswith("one")  # and what came meanwhile may have joined it
         assert await r.ask("birds", "which word?") == "The word was heron."
         told = [e for e in await r.events("birds") if e["kind"] == "turn.failed"]
         assert len(told) == 1

@@ -5,8 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import LoginRequiredError, PermanentError, TemporaryError
-from runner.host.decide import LONGEST_DELAY, GiveUp, Hold, Retry, after_failure, frame, wakes
+from runner.host.decide import (
+    HELD,
+    LONGEST_DELAY,
+    LONGEST_HOLD_DELAY,
+    GiveUp,
+    Hold,
+    Retry,
+    Tried,
+    after_failure,
+    frame,
+    wakes,
+)
 from runner.model import Message
+
+DAY = 86_400.0
 
 
 @pytest.mark.parametrize(
@@ -62,7 +75,7 @@ def test_nobody_can_speak_for_somebody_else(said: list[tuple[str, str]]) -> None
 def test_a_temporary_failure_is_tried_again_later_each_time() -> None:
     delays = []
     for attempt in range(1, 5):
-        decision = after_failure(TemporaryError("x"), attempt, 5)
+        decision = after_failure(TemporaryError("x"), Tried(attempt), 5, DAY)
         assert isinstance(decision, Retry)
         delays.append(decision.delay)
     assert delays == sorted(delays)
@@ -70,16 +83,41 @@ def test_a_temporary_failure_is_tried_again_later_each_time() -> None:
 
 
 def test_the_last_attempt_and_permanent_failures_are_told() -> None:
-    assert after_failure(TemporaryError("x"), 5, 5) == GiveUp()
-    assert after_failure(PermanentError("x"), 1, 5) == GiveUp()
+    assert after_failure(TemporaryError("x"), Tried(5), 5, DAY) == GiveUp()
+    assert after_failure(PermanentError("x"), Tried(1), 5, DAY) == GiveUp()
 
 
 def test_the_wish_of_the_provider_is_kept_up_to_a_bound() -> None:
-    assert after_failure(TemporaryError("x", retry_after=30.0), 1, 5) == Retry(30.0)
-    assert after_failure(TemporaryError("x", retry_after=1e9), 1, 5) == Retry(LONGEST_DELAY)
+    assert after_failure(TemporaryError("x", retry_after=30.0), Tried(1), 5, DAY) == Retry(30.0)
+    assert after_failure(TemporaryError("x", retry_after=1e9), Tried(1), 5, DAY) == Retry(
+        LONGEST_DELAY
+    )
 
 
 def test_a_turn_without_a_login_is_held_however_often() -> None:
     for attempt in (1, 5, 50):
-        assert after_failure(LoginRequiredError("x"), attempt, 5) == Hold()
-        assert after_failure(PermanentError("x", code="login_required"), attempt, 5) == Hold()
+        for error in (LoginRequiredError("x"), PermanentError("x", code="login_required")):
+            tried = Tried(attempt, held=100.0)
+            assert after_failure(error, tried, 5, DAY) == Hold(DAY - 100.0, login=True)
+
+
+@pytest.mark.parametrize("code", sorted(HELD))
+def test_what_is_no_fault_of_the_message_holds_it_as_long_as_it_may(code: str) -> None:
+    for kind in (TemporaryError, PermanentError):
+        error = kind("x", code=code)
+        assert isinstance(after_failure(error, Tried(99, 10, DAY - 1), 5, DAY), Hold)
+        assert after_failure(error, Tried(99, 10, DAY), 5, DAY) == GiveUp()
+
+
+def test_a_held_turn_is_tried_less_and_less_often_but_at_least_each_minute() -> None:
+    error = TemporaryError("x", code="provider_unavailable")
+    holds = [after_failure(error, Tried(n + 1, n), 5, DAY) for n in range(2000)]
+    delays = [h.delay for h in holds if isinstance(h, Hold)]
+    assert delays[:4] == [1.0, 2.0, 4.0, 8.0]
+    assert len(delays) == 2000
+    assert max(delays) == LONGEST_HOLD_DELAY
+
+
+def test_attempts_that_were_excused_do_not_count() -> None:
+    assert isinstance(after_failure(TemporaryError("x"), Tried(7, 3), 5, DAY), Retry)
+    assert after_failure(TemporaryError("x"), Tried(7, 2), 5, DAY) == GiveUp()

@@ -1,0 +1,45 @@
+"""Turns that wait for something outside to work again: a model that answers, a login.
+
+Nothing is dropped meanwhile. Whoever waits for a model tries again now and then, and at once when
+any turn has been answered by the same provider.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Holds:
+    """What is held in this host now, and why; the store has how long."""
+
+    def __init__(self) -> None:
+        self._why: dict[str, str] = {}
+        self._answers: dict[str, asyncio.Event] = {}
+
+    def begin(self, group: str, code: str, *, first: bool) -> bool:
+        """The group's turn waits because of ``code``; is that news for its chat?
+
+        ``first``: it did not wait before, also not in an earlier run of the host.
+        """
+        before = self._why.get(group)
+        self._why[group] = code
+        return first or before not in (None, code)
+
+    def end(self, group: str) -> None:
+        self._why.pop(group, None)
+
+    def why(self, group: str) -> str:
+        """The code of the failure that holds the group; empty when nothing does."""
+        return self._why.get(group, "")
+
+    def count(self) -> int:
+        return len(self._why)
+
+    def answered(self, provider: str) -> None:
+        """The provider has answered a turn: it works."""
+        if (waiting := self._answers.pop(provider, None)) is not None:
+            waiting.set()
+
+    async def until_answered(self, provider: str) -> None:
+        """Return when the provider has answered any turn from now on."""
+        await self._answers.setdefault(provider, asyncio.Event()).wait()

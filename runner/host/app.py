@@ -31,6 +31,7 @@ from runner.host.decide import wakes
 from runner.host.dispatcher import Dispatcher
 from runner.host.events import EventLog
 from runner.host.files import SentFiles
+from runner.host.janitor import keep_forgetting
 from runner.host.lease import Keeper, host_id
 from runner.host.logins import GroupLogins
 from runner.host.models import Models
@@ -457,6 +458,7 @@ class Host:
             asyncio.create_task(self.pool.reap(), name="reap idle sandboxes"),
             asyncio.create_task(self._reconcile(), name="reconcile sandboxes"),
             asyncio.create_task(self._keep_swept(), name="sweep files"),
+            asyncio.create_task(self._keep_forgetting(), name="forget old messages"),
             asyncio.create_task(self._watch_settings(), name="watch config.toml"),
             asyncio.create_task(self._logins.keep_projected(self.pool.warm), name="project tokens"),
         ]
@@ -476,6 +478,9 @@ class Host:
                 await self._opener.clear_leftovers()
             with contextlib.suppress(NanokimiError):
                 await self._lease.leave()
+
+    async def _keep_forgetting(self) -> None:
+        await keep_forgetting(self.store, lambda: self.settings.store.keep_messages)
 
     async def _say_backend(self) -> None:
         """What agents run in, and what an operator should know of it."""

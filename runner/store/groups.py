@@ -63,6 +63,14 @@ def register(c: Connection, group_id: str) -> Group:
     return need(c, group_id)
 
 
+def adopt(c: Connection, group_id: str, session_id: str) -> None:
+    """Register a group that another installation had; a new one goes on with that session."""
+    new = find(c, group_id) is None
+    register(c, group_id)
+    if new and session_id:
+        change(c, group_id, session_id=session_id)
+
+
 def change(c: Connection, group_id: str, **values: object) -> None:
     """Set columns of the group's row."""
     c.execute(update(t.groups).where(t.groups.c.id == group_id).values(**values))

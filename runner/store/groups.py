@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from runner.errors import NotFoundError, OwnedElsewhereError
@@ -49,11 +50,16 @@ def put(c: Connection, group_id: str) -> Group:
     if (known := find(c, group_id)) is not None:
         return known
     row = {"id": group_id, "folder": folder_of(group_id), "created_at": time.time()}
-    if c.dialect.name == "postgresql":
-        c.execute(postgresql.insert(t.groups).values(row).on_conflict_do_nothing())
-    else:
-        c.execute(sqlite.insert(t.groups).values(row).on_conflict_do_nothing())
+    insert_new(c, t.groups, row)
     return need(c, group_id)
+
+
+def insert_new(c: Connection, table: Table, row: dict[str, Any]) -> None:
+    """Write a row unless there is one like it, also when another host writes it right now."""
+    if c.dialect.name == "postgresql":
+        c.execute(postgresql.insert(table).values(row).on_conflict_do_nothing())
+    else:
+        c.execute(sqlite.insert(table).values(row).on_conflict_do_nothing())
 
 
 def register(c: Connection, group_id: str) -> Group:

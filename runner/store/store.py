@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import DBAPIError
 
 from runner.model import Event, Group, Message, Turn
@@ -91,12 +91,9 @@ class Store:
         """The name of this installation on a shared engine, made once: 10 hex digits."""
 
         def work(c: Connection) -> str:
-            query = select(t.meta.c.value).where(t.meta.c.key == "install_id")
-            if found := c.scalar(query):
-                return str(found)
-            made = secrets.token_hex(5)
-            c.execute(insert(t.meta).values(key="install_id", value=made))
-            return made
+            made = {"key": "install_id", "value": secrets.token_hex(5)}
+            groups.insert_new(c, t.meta, made)  # another host may be first
+            return str(c.scalar(select(t.meta.c.value).where(t.meta.c.key == "install_id")))
 
         return await self.transact(work)
 

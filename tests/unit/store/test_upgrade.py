@@ -177,7 +177,7 @@ async def test_two_that_start_at_once_upgrade_it_once(first: Place) -> None:
 
 async def test_two_that_start_at_once_make_a_new_database_once(place: Place) -> None:
     stores = await asyncio.gather(*(Store.open(place) for _ in range(4)))
-    assert len({await store.install_id() for store in stores}) == 1
+    assert len(set(await asyncio.gather(*(store.install_id() for store in stores)))) == 1
     for store in stores:
         await store.close()
 

@@ -7,12 +7,12 @@ Times are Unix seconds. What happens where a local time is missing or comes twic
 
 from __future__ import annotations
 
-import functools
 import math
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
@@ -29,6 +29,10 @@ FARTHEST = 10 * 366 * 86_400.0
 # runs has them at the same times, so what is not found among these is not there.
 _LOOKED_AT = 1_500
 _LOOKED_FOR = timedelta(days=5 * 366)
+
+# Looking a name up is quick; reading all that there are would hold up an event loop.
+_ZONE = re.compile(r"[A-Za-z][\w+-]*(?:/[\w+-]+)*", re.ASCII)
+_NOT_IANA = ("posix", "right/", "localtime")  # what machines have beside
 
 _CRON_FIX = (
     'write five fields, minute hour day month weekday: "0 9 * * 1-5" is nine o\'clock on '
@@ -111,13 +115,16 @@ def following(schedule: Schedule, due: float, now: float) -> float | None:
 
 def check_timezone(name: str) -> str:
     """The IANA name of a time zone. Raises: PermanentError: ``bad_timezone``."""
-    if name not in _zones():
-        raise PermanentError(
-            f'there is no time zone "{shorten(name, 40)}"',
-            hint='use an IANA name such as "Europe/Zurich" or "UTC"',
-            code="bad_timezone",
-        )
-    return name
+    try:
+        if _ZONE.fullmatch(name) and not name.startswith(_NOT_IANA):
+            return ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        pass  # a part of a name is a directory
+    raise PermanentError(
+        f'there is no time zone "{shorten(name, 40)}"',
+        hint='use an IANA name such as "Europe/Zurich" or "UTC"',
+        code="bad_timezone",
+    )
 
 
 def local_time(at: float, timezone: str) -> str:
@@ -226,11 +233,6 @@ def _first_existing(local: datetime, zone: ZoneInfo) -> datetime:
         else:
             high = middle
     return datetime.fromtimestamp(math.floor(high), zone)
-
-
-@functools.cache
-def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
 
 
 def _duration(seconds: float) -> str:

@@ -247,7 +247,21 @@ def test_a_schedule_that_cannot_be_kept_is_refused(
     assert told in refusal(kind, text)
 
 
-@pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../../etc/passwd", "localtime\0", "UTC+3"])
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "Mars/Olympus",
+        "",
+        "../../etc/passwd",
+        "UTC\0",
+        "UTC+3",
+        "Europe",
+        "localtime",
+        "right/UTC",
+        "posix/UTC",
+        "Europe/Zürich",
+    ],
+)
 def test_an_unknown_zone_is_refused(zone: str) -> None:
     assert refusal(CRON, "0 9 * * *", zone).startswith("bad_timezone")
 

@@ -11,6 +11,7 @@ from runner.api.client import group_path
 from runner.api.turns import TurnOut
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
+from runner.cli.group_settings import set_settings
 from runner.cli.members import members
 from runner.cli.output import ago, note, out, plain, show_json, table
 from runner.cli.retry import failed_at, failed_in, failed_turns, retry
@@ -23,6 +24,7 @@ from runner.store.turn_desk import Turns
 
 app = typer.Typer(help="Groups and their agents.", no_args_is_help=True)
 app.command("members")(members)
+app.command("set")(set_settings)
 app.command("retry")(retry)
 
 GroupArgument = Annotated[str, typer.Argument(help="The group's id.")]

@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +28,7 @@ from runner.host.attachments import Attachments, Staged
 from runner.host.attempt import TurnLimits
 from runner.host.credentials import Credentials
 from runner.host.decide import wakes
+from runner.host.disk import DiskWatch
 from runner.host.dispatcher import Dispatcher
 from runner.host.events import EventLog
 from runner.host.files import SentFiles
@@ -159,7 +160,10 @@ class Host:
             self._limits,
             self._logins,
             lambda group: self.settings.for_group(group).webhook,
-            self.attachments.bring,
+            self._before_turn,
+        )
+        self._disk = DiskWatch(
+            spawner, self.pool.warm, lambda group: self.settings.for_group(group).disk
         )
         self._keeper = Keeper(
             store,
@@ -410,6 +414,10 @@ class Host:
         self.models.forget(group_id)
         log.info("group.deleted", group=group_id)
 
+    async def _before_turn(self, folder: str, messages: Sequence[Message]) -> None:
+        await self._disk.check(messages[0].group, folder)
+        await self.attachments.bring(folder, messages)
+
     def _remove_files(self, folder: str) -> None:
         self.spawner.volume(folder).remove()
         remove_shelves(self.layout, folder)
@@ -459,6 +467,7 @@ class Host:
             asyncio.create_task(self._reconcile(), name="reconcile sandboxes"),
             asyncio.create_task(self._keep_swept(), name="sweep files"),
             asyncio.create_task(self._keep_forgetting(), name="forget old messages"),
+            asyncio.create_task(self._disk.run(), name="watch the disk"),
             asyncio.create_task(self._watch_settings(), name="watch config.toml"),
             asyncio.create_task(self._logins.keep_projected(self.pool.warm), name="project tokens"),
         ]

@@ -156,6 +156,7 @@ class AgentSession:
         self._open_sessions: dict[str, str] = {}
         self.state = SandboxState.CREATING
         self._turn: _Turn | None = None
+        self._condemned: NanokimiError | None = None
         self._budget = Budget(MAX_FRAMES_PER_TURN, MAX_BYTES_PER_TURN)
         self._peer = Peer(
             sandbox.streams,
@@ -319,6 +320,11 @@ class AgentSession:
                 acp.SESSION_CANCEL, acp.CancelParams(session_id=self.session_id)
             )
 
+    def condemn(self, why: NanokimiError) -> None:
+        """End it: whatever is asked of the agent, now or later, fails with ``why``."""
+        self._condemned = why
+        self.sandbox.streams.abort()
+
     @property
     def alive(self) -> bool:
         """False once the agent's stdout has ended."""
@@ -359,6 +365,8 @@ class AgentSession:
                 f"the agent broke the protocol: {e.message}", hint=e.hint, code=e.code
             ) from None
         except SandboxGoneError as e:
+            if self._condemned is not None:
+                raise self._condemned from None
             raise SandboxGoneError(
                 "the agent ended before it answered", hint=self._last_words(), code=e.code
             ) from None

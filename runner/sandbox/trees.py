@@ -14,6 +14,7 @@ import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 REMOVAL_DEADLINE = 600.0
@@ -23,13 +24,22 @@ _BLOCK = 512  # what st_blocks counts in, on every file system
 MAX_DEPTH = 100
 
 
+class Missing(StrEnum):
+    """Why a tree was not counted to its end."""
+
+    ENTRIES = "it holds too many files"
+    DEPTH = "its directories are nested too deep"
+    LOCKED = "a directory in it cannot be read"
+    TIME = "counting took too long"
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a tree takes on its disk, in bytes; ``complete`` is false when not all was counted."""
+    """What a tree takes on its disk, in bytes; ``missing`` says why not all of it was counted."""
 
     used: int = 0
     entries: int = 0
-    complete: bool = True
+    missing: Missing | None = None
 
 
 def remove_tree(path: Path, *, deadline: float = REMOVAL_DEADLINE) -> None:
@@ -74,20 +84,22 @@ def measure(root: int, *, max_entries: int, deadline: float) -> Usage:
                 levels.pop().close()
                 continue
             entries += 1
-            if entries > max_entries or time.monotonic() > end:
-                return Usage(used, entries, complete=False)
+            if entries > max_entries:
+                return Usage(used, entries, Missing.ENTRIES)
+            if time.monotonic() > end:
+                return Usage(used, entries, Missing.TIME)
             try:
                 status = entry.stat(follow_symlinks=False)
                 used += status.st_blocks * _BLOCK
                 if not stat.S_ISDIR(status.st_mode):
                     continue
                 if len(levels) > MAX_DEPTH:
-                    return Usage(used, entries, complete=False)
+                    return Usage(used, entries, Missing.DEPTH)
                 levels.append(_Level(os.open(entry.name, _DIRECTORY, dir_fd=levels[-1].fd)))
             except (FileNotFoundError, NotADirectoryError):
                 continue  # it is changing while we look
             except OSError:
-                return Usage(used, entries, complete=False)
+                return Usage(used, entries, Missing.LOCKED)
     finally:
         for level in levels:
             level.close()

@@ -60,7 +60,7 @@ class LocalVolume:
                 total = Usage(
                     total.used + found.used,
                     total.entries + found.entries,
-                    total.complete and found.complete,
+                    total.missing or found.missing,
                 )
         return total
 

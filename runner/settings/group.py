@@ -25,8 +25,9 @@ class GroupSettings:
     """Everything that is decided for one group.
 
     ``trigger`` empty answers everything. ``alias`` is the name in ``[models.*]``, ``model.model``
-    the upstream id. ``engine`` is the command of an ACP agent, empty for the native one. ``tools``
-    are the host tools that are switched on; ``roles`` are the group's own and everywhere's.
+    the upstream id. ``engine`` is the command of an ACP agent, empty for the native one. ``disk``
+    is what workspace and sessions may take, in bytes. ``tools`` are the host tools that are
+    switched on; ``roles`` are the group's own and everywhere's.
     """
 
     group: str
@@ -39,6 +40,7 @@ class GroupSettings:
     network: Network
     admin: bool
     limits: Limits
+    disk: int
     extra_mounts: tuple[ExtraMount, ...]
     roles: Mapping[str, Role]
     default_role: Role
@@ -82,6 +84,7 @@ def for_group(settings: Settings, group_id: str) -> GroupSettings:
             cpus=sandbox.cpus if limits.cpus is None else limits.cpus,
             pids=sandbox.pids if limits.pids is None else limits.pids,
         ),
+        disk=sandbox.disk if limits.disk is None else limits.disk,
         extra_mounts=tuple(ExtraMount(m.name, m.source, m.mode == "ro") for m in own.mounts),
         roles=ChainMap(own.roles, settings.people.roles),
         default_role=settings.people.default_role,

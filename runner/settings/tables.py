@@ -221,7 +221,7 @@ class Tools(Table):
 
 
 class Sandbox(Table):
-    """``[sandbox]``: where agents run and what they get. ``memory`` is bytes."""
+    """``[sandbox]``: where agents run and what they get. ``memory`` and ``disk`` are bytes."""
 
     backend: Backend = "auto"
     image: Text = "nanokimi-agent"
@@ -229,6 +229,7 @@ class Sandbox(Table):
     memory: Size = Field(GIB, ge=32 * MIB, le=1 << 50)
     cpus: float = Field(1.0, ge=0.05, le=1024)
     pids: int = Field(256, ge=16, le=1_000_000)
+    disk: Size = Field(10 * GIB, ge=MIB, le=1 << 50)
     mounts_allowlist: tuple[Annotated[str, AfterValidator(texts.allowed)], ...] = Field(
         (), strict=False
     )
@@ -424,6 +425,7 @@ class GroupLimits(Table):
     memory: Size | None = Field(None, ge=32 * MIB, le=1 << 50)
     cpus: float | None = Field(None, ge=0.05, le=1024)
     pids: int | None = Field(None, ge=16, le=1_000_000)
+    disk: Size | None = Field(None, ge=MIB, le=1 << 50)
 
 
 class Mount(Table):

@@ -108,6 +108,7 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 #memory = "1g"
 #cpus = 1.0
 #pids = 256                     # processes and threads
+#disk = "10g"                   # what workspace and sessions of a group may take
 #mounts_allowlist = ["/srv"]    # default: []. What groups may mount; "/path:rw" also for writing
 #start_timeout = "60s"          # a sandbox that is not ready by then is given up
 #stop_grace = "5s"              # between the polite stop and the kill
@@ -210,7 +211,7 @@ reserved_context_size = 50000   # tokens kept free; less than that left: the tal
 #network = "open"
 #admin = false                  # may this group manage others
 #mounts = [{ source = "/srv", name = "shared", mode = "ro" }]  # read there as /mnt/shared
-#limits = { memory = "2g", cpus = 2.0, pids = 512 }
+#limits = { memory = "2g", cpus = 2.0, pids = 512, disk = "20g" }
 #roles = { "tg:42" = "admin" }  # in this group, before those of [people]
 #tools = { web_search = false } # switch tools off or on for this group
 #webhook = "https://bot.example.com/answers"  # default: that of [delivery]

@@ -117,11 +117,11 @@ class Peer:
         end: BaseException = SandboxGoneError("the other side closed the connection")
         try:
             while data := await self._channel.read():
-                lines = self._lines.feed(data)
-                if self._budget is not None:  # blank lines count as well: by their bytes
-                    self._budget.take(len(data), frames=len(lines))
-                for line in lines:
+                if self._budget is not None:  # blank lines cost as much to read as others
+                    self._budget.take(len(data), frames=data.count(b"\n"))
+                for line in self._lines.feed(data):
                     self._dispatch(rpc.decode(line))
+                await asyncio.sleep(0)  # who never stops sending must not keep others from theirs
         except BaseException as e:
             end = e
             raise

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.sandbox.trees import MAX_DEPTH, measure, remove_tree
+from runner.sandbox.trees import MAX_DEPTH, Missing, measure, remove_tree
 
 
 def deepen(path: Path, levels: int) -> None:
@@ -121,7 +121,7 @@ def test_a_sparse_file_counts_what_it_takes_and_a_full_one_too(tmp_path: Path):
     (tmp_path / "d" / "link").symlink_to("/")
     with opened(tmp_path) as fd:
         usage = measure(fd, max_entries=100, deadline=10)
-    assert usage.complete
+    assert usage.missing is None
     assert usage.entries == 4
     assert 1 << 20 <= usage.used < 2 << 20
 
@@ -131,9 +131,9 @@ def test_measuring_ends_at_its_bounds_and_says_so(tmp_path: Path):
         (tmp_path / str(i)).write_text("")
     deepen(tmp_path / "deep", MAX_DEPTH + 5)
     with opened(tmp_path) as fd:
-        assert not measure(fd, max_entries=10, deadline=10).complete
-        assert not measure(fd, max_entries=10_000, deadline=10).complete  # too deep
-        assert not measure(fd, max_entries=10_000, deadline=-1).complete
+        assert measure(fd, max_entries=10, deadline=10).missing is Missing.ENTRIES
+        assert measure(fd, max_entries=10_000, deadline=10).missing is Missing.DEPTH
+        assert measure(fd, max_entries=10_000, deadline=-1).missing is Missing.TIME
         before = len(os.listdir("/proc/self/fd"))
         measure(fd, max_entries=10, deadline=10)
         assert len(os.listdir("/proc/self/fd")) == before

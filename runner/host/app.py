@@ -20,6 +20,7 @@ from runner.errors import (
     BusyError,
     ConflictError,
     NanokimiError,
+    OwnedElsewhereError,
     PermanentError,
 )
 from runner.gateway.relay import Relay
@@ -32,6 +33,7 @@ from runner.host.disk import DiskWatch
 from runner.host.dispatcher import Dispatcher
 from runner.host.events import EventLog
 from runner.host.files import SentFiles
+from runner.host.foreign import Foreign
 from runner.host.janitor import keep_forgetting
 from runner.host.lease import Keeper, host_id
 from runner.host.logins import GroupLogins
@@ -185,6 +187,8 @@ class Host:
         self.scheduler = Scheduler(store, log_, self._circumstances_of, self._dispatcher.wake)
         self.tasks.changed = self.scheduler.look
         self.turns = Turns(store)
+        self._foreign = Foreign(store, log_, lambda: self._keeper.standing.others)
+        log_.before_following = self._foreign.begin
         self._deleting: set[str] = set()
         self.stopping = False
         self.died = asyncio.Event()
@@ -319,7 +323,7 @@ class Host:
             ConflictError: nothing runs, or the engine cannot take more into a turn.
             NotFoundError, PermanentError, BusyError: see :meth:`accept`.
         """
-        await self.store.group(incoming.group)
+        await self._here(incoming.group)
         turn = self._dispatcher.running(incoming.group)
         if turn is None:
             raise ConflictError(
@@ -368,24 +372,40 @@ class Host:
         """Turns that run now, over all groups."""
         return self._dispatcher.working_count()
 
+    async def _here(self, group_id: str) -> Group:
+        """The group, unless another living host has it.
+
+        Raises:
+            NotFoundError: there is no such group.
+            OwnedElsewhereError: what is to be done has to be asked of another host.
+        """
+        group = await self.store.group(group_id)
+        others = group.owner not in ("", self._lease.host)
+        if others and group_id in await self._lease.elsewhere():
+            raise OwnedElsewhereError(
+                f"the group {group_id!r} is with another host of this database",
+                hint="ask that host, or try again when it has ended",
+            )
+        return group
+
     async def cancel(self, group_id: str, turn_id: str | None = None) -> Turn | None:
         """Cancel the running turn (only this one, if it is named); ``None`` when it does not run.
 
         Raises:
             NotFoundError: there is no such group.
         """
-        await self.store.group(group_id)
+        await self._here(group_id)
         return await self._dispatcher.cancel(group_id, turn_id)
 
     async def stop_sandbox(self, group_id: str) -> bool:
         """End the group's sandbox, its running turn first. False when it had none."""
-        await self.store.group(group_id)
+        await self._here(group_id)
         await self._dispatcher.cancel(group_id)
         return await self.pool.end(group_id, _nothing)
 
     async def reset(self, group_id: str) -> None:
         """Forget the conversation; files stay. The running turn is cancelled."""
-        await self.store.group(group_id)
+        await self._here(group_id)
         await self._dispatcher.cancel(group_id)
         await self.pool.end(group_id, lambda: self.store.reset_group(group_id))
         log.info("group.reset", group=group_id)
@@ -397,7 +417,7 @@ class Host:
             NotFoundError: there is no such group.
             TemporaryError: its sandbox or files cannot be removed; the group is still there.
         """
-        group = await self.store.group(group_id)
+        group = await self._here(group_id)
 
         async def remove() -> None:
             await asyncio.to_thread(self._remove_files, group.folder)
@@ -462,6 +482,7 @@ class Host:
             asyncio.create_task(self.tools.run(), name="tool server"),
             asyncio.create_task(self._keeper.keep(), name="keep the lease"),
             asyncio.create_task(self._keeper.look(), name="look for work"),
+            asyncio.create_task(self._foreign.run(), name="show other hosts' events"),
             asyncio.create_task(self.scheduler.run(), name="schedule tasks"),
             asyncio.create_task(self.pool.reap(), name="reap idle sandboxes"),
             asyncio.create_task(self._reconcile(), name="reconcile sandboxes"),

@@ -12,7 +12,7 @@ import asyncio
 import heapq
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,6 +113,8 @@ class EventLog:
         self._dirty = asyncio.Event()
         self._lines: dict[str, _Line] = {}
         self._observers: list[Callable[[Event], None]] = []
+        self.before_following: Callable[[str], Awaitable[None]] | None = None
+        """Awaited with the group, once somebody listens and before what is stored is read."""
 
     def observe(self, observer: Callable[[Event], None]) -> None:
         """Call ``observer`` with every event of every group from now on. It must not block."""
@@ -151,6 +153,15 @@ class EventLog:
         heapq.heappush(line.waiting, (event.id, event))
         self._emit(event.group, line)
 
+    def followed(self) -> list[str]:
+        """Groups that somebody listens to."""
+        return list(self._subscribers)
+
+    def show_foreign(self, event: Event) -> None:
+        """Hand another host's event to the group's listeners; it is in the store already."""
+        for subscriber in self._subscribers.get(event.group, ()):
+            subscriber.push(event)
+
     def tell(
         self, group: str, kind: str, data: dict[str, Any], *, turn_id: str | None = None
     ) -> None:
@@ -165,7 +176,7 @@ class EventLog:
 
     def mark(self) -> int:
         """An id below that of every event to come: ``follow(group, mark)`` misses none of them."""
-        return self._last
+        return max(self._last, time.time_ns() // 1000 - SLOTS)
 
     def _next_id(self) -> int:
         now = max(self._last // SLOTS + 1, time.time_ns() // 1000 // SLOTS)
@@ -238,6 +249,8 @@ class EventLog:
         subscription = self.subscribe(group)
         try:
             shown: set[int] = set()
+            if self.before_following is not None:
+                await self.before_following(group)
             if after is not None:
                 stored = await self._store.events_after(group, after, KEPT_EVENTS_PER_GROUP)
                 recent = (e for e in self._rings.get(group, ()) if e.id > after)

@@ -1,0 +1,70 @@
+"""Events of groups that another host runs, for those who follow them here.
+
+Facts are in the store, so they are looked up there as long as somebody listens and another host
+lives. Deltas stay with the host that runs the turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from runner.errors import NanokimiError
+from runner.host.events import EventLog
+from runner.model import Event
+from runner.store import KEPT_EVENTS_PER_GROUP, Store
+from runner.store.hosts import SLOTS
+
+log = structlog.get_logger()
+
+LOOK = 0.5
+IDLE = 2.0
+LATE = 60 * 1_000_000
+"""Microseconds by which an event may come later than one with a higher id: another clock, or a
+transaction that took its time."""
+
+
+class Foreign:
+    """``others`` says whether another host lives."""
+
+    def __init__(self, store: Store, log_: EventLog, others: Callable[[], bool]) -> None:
+        self._store = store
+        self._log = log_
+        self._others = others
+        self._seen: dict[str, set[int]] = {}
+
+    async def run(self) -> None:
+        """Show them until cancelled."""
+        while True:
+            if not self._others():
+                self._seen.clear()
+                await asyncio.sleep(IDLE)
+                continue
+            for group in self._log.followed():
+                try:
+                    await self._look(group)
+                except NanokimiError as e:
+                    log.warning("events.not_read", group=group, code=e.code, error=e.message)
+            for group in self._seen.keys() - set(self._log.followed()):
+                del self._seen[group]
+            await asyncio.sleep(LOOK)
+
+    async def begin(self, group: str) -> None:
+        """Somebody follows the group, and reads what is stored by himself: show what comes."""
+        if group not in self._seen and self._others():
+            self._seen[group] = {e.id for e in await self._recent(group)}
+
+    async def _look(self, group: str) -> None:
+        seen = self._seen.get(group, set())
+        recent = await self._recent(group)
+        for event in recent:
+            if event.id not in seen:
+                self._log.show_foreign(event)
+        self._seen[group] = {e.id for e in recent}
+
+    async def _recent(self, group: str) -> list[Event]:
+        since = self._log.mark() - LATE
+        found = await self._store.events_after(group, since, KEPT_EVENTS_PER_GROUP)
+        return [e for e in found if e.id % SLOTS != self._log.slot]

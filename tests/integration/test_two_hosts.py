@@ -1,0 +1,128 @@
+"""Two hosts on one database: each group is one's, and messages and events go by either."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from rig import Rig, group_path, log_in, running, write_config
+from sqlalchemy import Connection, update
+
+from runner.demo.provider import DemoProvider
+from runner.errors import NanokimiError
+from runner.model import MessageState
+from runner.settings.layout import Layout
+from runner.store import hosts
+from runner.store import schema as t
+
+
+@asynccontextmanager
+async def pair(tmp_path: Path, url: str) -> AsyncIterator[tuple[Rig, Rig]]:
+    """Two data directories that share nothing but the database."""
+    one, two = Layout(tmp_path / "one"), Layout(tmp_path / "two")
+    async with DemoProvider() as provider:
+        for layout in (one, two):
+            write_config(layout, provider, store_url=url)
+            log_in(layout, provider)
+        async with running(one, provider) as first, running(two, provider) as second:
+            yield first, second
+
+
+async def settled(r: Rig, group: str) -> None:
+    async with asyncio.timeout(60):
+        while any(m.state is not MessageState.ANSWERED for m in await r.host.store.messages(group)):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_message_by_either_host_is_answered_once_and_both_stream_it(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        await one.ask("birds", "remember the word heron")
+        followed = asyncio.create_task(one.until("birds", "turn.finished"))
+        told = await two.say("birds", "which word?")
+        assert told[-1].data["text"] == "The word was heron."
+        assert "birds" in one.host.pool.warm()
+        assert "birds" not in two.host.pool.warm()
+        await followed
+        waited = await two.api.call(
+            "POST",
+            f"{group_path('birds')}/messages",
+            json={"text": "!say waited"},
+            params={"wait": 30},
+        )
+        assert waited["text"] == "waited"
+        ids = [e["turn_id"] for e in await two.events("birds") if e["kind"] == "turn.finished"]
+        assert len(ids) == len(set(ids)) == 3
+
+
+async def test_many_messages_by_both_hosts_are_answered_once_and_in_order(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        for n in range(6):
+            for group in ("a", "b", "c"):
+                by = (one, two)[n % 2]
+                await by.api.call(
+                    "POST", f"{group_path(group)}/messages", json={"text": f"!say {n}"}
+                )
+        for group in ("a", "b", "c"):
+            await settled(one, group)
+            assert (group in one.host.pool.warm()) != (group in two.host.pool.warm())
+            finished = [e for e in await one.events(group) if e["kind"] == "turn.finished"]
+            said = [w for e in finished for w in str(e["text"]).split()]
+            assert said == sorted(said)
+            messages = await one.host.store.messages(group)
+            assert {m.turn_id for m in messages} == {e["turn_id"] for e in finished}
+
+
+async def test_what_another_host_runs_cannot_be_changed_behind_its_back(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        await one.ask("birds", "!say one")
+        path = group_path("birds")
+        for method, call in (
+            ("POST", f"{path}/cancel"),
+            ("POST", f"{path}/stop"),
+            ("POST", f"{path}/reset"),
+            ("DELETE", path),
+        ):
+            with pytest.raises(NanokimiError) as e:
+                await two.api.call(method, call)
+            assert e.value.code == "owned_elsewhere", call
+        assert await one.ask("birds", "!say still") == "still"
+
+
+async def test_a_clean_stop_hands_over_at_once(tmp_path: Path, postgres_url: str) -> None:
+    one, two = Layout(tmp_path / "one"), Layout(tmp_path / "two")
+    async with DemoProvider() as provider:
+        for layout in (one, two):
+            write_config(layout, provider, store_url=postgres_url)
+            log_in(layout, provider)
+        async with running(two, provider) as second:
+            async with running(one, provider) as first:
+                await first.ask("birds", "!say one")
+            assert await second.ask("birds", "!say two") == "two"
+            assert "birds" in second.host.pool.warm()
+
+
+async def test_a_host_that_slept_lets_go_of_what_another_has_taken(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        await one.ask("birds", "!say one")
+        sandbox = one.host.pool.warm()["birds"].sandbox.info
+
+        def expire(c: Connection) -> None:
+            mine = update(t.hosts).where(t.hosts.c.id == one.host._lease.host)
+            c.execute(mine.values(expires_at=hosts.clock(c) - 1))
+
+        await one.host.store.transact(expire)
+        assert await two.ask("birds", "!say mine") == "mine"
+        async with asyncio.timeout(30):
+            while "birds" in one.host.pool.groups():
+                await asyncio.sleep(0.05)
+        assert sandbox.ref not in [i.ref for i in await one.host.spawner.list()]
+        assert "birds" in two.host.pool.warm()

@@ -106,6 +106,35 @@ def measure(root: int, *, max_entries: int, deadline: float) -> Usage:
     return Usage(used, entries)
 
 
+def give_tree(root: int, uid: int, gid: int) -> None:
+    """Make everything below the directory ``root`` somebody's, and ``root`` last. Blocking.
+
+    Links are given themselves, not what they lead to. Last, so that a walk which was cut off is
+    seen by its root and done again.
+
+    Raises:
+        OSError: something cannot be given; ``ENAMETOOLONG`` below :data:`MAX_DEPTH` levels.
+    """
+    levels = [_Level(os.dup(root))]
+    try:
+        while levels:
+            here = levels[-1]
+            entry = next(here.entries, None)
+            if entry is None:
+                levels.pop().close()
+                continue
+            os.chown(entry.name, uid, gid, dir_fd=here.fd, follow_symlinks=False)
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            if len(levels) > MAX_DEPTH:
+                raise OSError(errno.ENAMETOOLONG, f"more than {MAX_DEPTH} levels of directories")
+            levels.append(_Level(os.open(entry.name, _DIRECTORY, dir_fd=here.fd)))
+    finally:
+        for level in levels:
+            level.close()
+    os.fchown(root, uid, gid)
+
+
 class _Level:
     """An open directory and how far its entries are read."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import PermanentError, TemporaryError
+from runner.sandbox.trees import give_tree
 from runner.settings.layout import Layout
 
 SANDBOX_UID = 10001
@@ -165,10 +166,7 @@ def _give(fd: int, path: Path, owner: Owner) -> None:
             hint=f"sudo chown -R {owner.uid}:{owner.gid} {path}",
             code="wrong_owner",
         )
-    for _, directories, files, here in os.fwalk(".", dir_fd=fd, follow_symlinks=False):
-        for name in (*directories, *files):
-            os.chown(name, owner.uid, owner.gid, dir_fd=here, follow_symlinks=False)
-    os.fchown(fd, owner.uid, owner.gid)  # last: an interrupted walk is done again
+    give_tree(fd, owner.uid, owner.gid)
 
 
 @contextlib.contextmanager

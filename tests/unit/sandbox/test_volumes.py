@@ -123,3 +123,12 @@ def test_files_of_another_owner_are_given_to_the_sandbox_but_links_are_not_follo
     assert (workspace / "deep" / "AGENTS.md").stat().st_uid == 12345
     assert (workspace / "link").lstat().st_uid == 12345
     assert outside.stat().st_uid == 0
+
+
+@needs_root
+def test_a_tree_too_deep_to_be_given_away_is_an_error_in_words(layout: Layout):
+    workspace = layout.workspace("g-1")
+    (workspace / "/".join("d" * 120)).mkdir(parents=True)
+    with pytest.raises(PermanentError, match="levels of directories"):
+        prepare(layout, "g-1", Owner(12345, 12345))
+    assert workspace.stat().st_uid == 0  # seen as not done

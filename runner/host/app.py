@@ -42,6 +42,7 @@ from runner.host.opener import Opener
 from runner.host.outbox import Deliverer, SendLimits
 from runner.host.people import People, check_person_id
 from runner.host.pool import Pool
+from runner.host.reconcile import keep_reconciled
 from runner.host.scheduler import Circumstances, Scheduler
 from runner.host.shelf import Swept, keep_swept, remove_shelves
 from runner.host.tools.desk import ToolDesk
@@ -67,7 +68,6 @@ from runner.store.turns import Retried
 log = structlog.get_logger()
 
 MAX_TEXT = 512 * 1024
-RECONCILE = 60.0
 FLUSH = 5.0
 
 
@@ -485,7 +485,9 @@ class Host:
             asyncio.create_task(self._foreign.run(), name="show other hosts' events"),
             asyncio.create_task(self.scheduler.run(), name="schedule tasks"),
             asyncio.create_task(self.pool.reap(), name="reap idle sandboxes"),
-            asyncio.create_task(self._reconcile(), name="reconcile sandboxes"),
+            asyncio.create_task(
+                keep_reconciled(self.pool, self._opener, self.spawner), name="reconcile sandboxes"
+            ),
             asyncio.create_task(self._keep_swept(), name="sweep files"),
             asyncio.create_task(self._keep_forgetting(), name="forget old messages"),
             asyncio.create_task(self._disk.run(), name="watch the disk"),
@@ -542,17 +544,6 @@ class Host:
         if not task.cancelled():
             log.error("host.task_died", task=task.get_name(), exc_info=task.exception())
             self.died.set()
-
-    async def _reconcile(self) -> None:
-        """Now and then end sandboxes that nobody knows: what a failed start or stop left behind."""
-        while True:
-            await asyncio.sleep(RECONCILE)
-            try:
-                for info in await self._opener.strays(self.pool.groups()):
-                    log.warning("sandbox.stray_ended", group=info.group, ref=info.ref[:12])
-                    await self.spawner.stop(info, grace=self.settings.sandbox.stop_grace)
-            except NanokimiError as e:
-                log.warning("sandbox.not_reconciled", code=e.code, error=e.message)
 
     async def _keep_swept(self) -> None:
         shelves: dict[str, Swept] = {"files": self.files, "attachments": self.attachments}

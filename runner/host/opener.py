@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -157,16 +157,20 @@ class Opener:
 
         An earlier host of this install left them behind, or a start or stop that failed.
         """
-        strays = await self.strays(frozenset())
-        for info in strays:
-            await self._spawner.stop(info, grace=self.settings.sandbox.stop_grace)
-        return len(strays)
+        listed: list[SandboxInfo] = await self._spawner.list()
+        elsewhere = await self.elsewhere()
+        left = [i for i in listed if i.group not in elsewhere]
+        for info in left:
+            await self.end(info)
+        return len(left)
 
-    async def strays(self, known: Collection[str]) -> list[SandboxInfo]:
-        """Sandboxes of groups that are neither ``known`` nor with another living host."""
-        found: list[SandboxInfo] = await self._spawner.list()
-        elsewhere = await self._lease.elsewhere()
-        return [i for i in found if i.group not in known and i.group not in elsewhere]
+    async def elsewhere(self) -> set[str]:
+        """Groups that another living host has."""
+        return await self._lease.elsewhere()
+
+    async def end(self, info: SandboxInfo) -> None:
+        """End a sandbox that no session of ours is in. Raises: EngineError."""
+        await self._spawner.stop(info, grace=self.settings.sandbox.stop_grace)
 
     async def _take_down(self, sandbox: Sandbox) -> None:
         sandbox.streams.abort()

@@ -101,7 +101,7 @@ class GroupLogins:
         return True
 
     def _is_open(self, group: str) -> bool:
-        return self._opener.settings.for_group(group).network == "open"
+        return self._opener.of_group(group).network == "open"
 
     def _provider(self, group: str) -> Provider:
-        return self._opener.settings.for_group(group).provider
+        return self._opener.of_group(group).provider

@@ -75,11 +75,24 @@ class Opener:
         self._credentials = credentials
         self._digest = digest
         self._made: dict[str, _Made] = {}
+        self._chosen: dict[str, str] = {}
+
+    def of_group(self, group: str) -> GroupSettings:
+        """The settings of now, with the model that the chat has chosen."""
+        return self.settings.for_group(group, self._chosen.get(group, ""))
+
+    def choose(self, group: str, alias: str) -> None:
+        """From its next turn on the group has this model; the configured one if it is empty."""
+        if alias:
+            self._chosen[group] = alias
+        else:
+            self._chosen.pop(group, None)
 
     async def open(self, group: str) -> AgentSession:
         """Raises: ConfigError, LoginRequiredError, EngineError, SandboxGoneError, ProtocolError."""
-        of_group = self.settings.for_group(group)
         known = await self._store.group(group)
+        self.choose(group, known.model)
+        of_group = self.of_group(group)
         spec = self._spec(of_group, known.folder)
         socket = self._layout.socket_dir(known.folder) / HOST_SOCKET
         scoped = new_scoped_token()
@@ -116,7 +129,7 @@ class Opener:
     def outdated(self, session: AgentSession, generation: int) -> bool:
         """Would the settings of now make another sandbox, or is it older than ``generation``?"""
         info = session.sandbox.info
-        of_group = self.settings.for_group(info.group)
+        of_group = self.of_group(info.group)
         made = self._made.get(info.group)
         return (
             made is None

@@ -49,7 +49,7 @@ class GroupSettings:
     max_chars: int
 
 
-def for_group(settings: Settings, group_id: str) -> GroupSettings:
+def for_group(settings: Settings, group_id: str, chosen: str = "") -> GroupSettings:
     """See :meth:`runner.settings.schema.Settings.for_group`."""
     if not 0 < len(group_id) <= MAX_ID_CHARS:
         raise ConfigError(
@@ -58,6 +58,8 @@ def for_group(settings: Settings, group_id: str) -> GroupSettings:
         )
     own = settings.groups.get(group_id, _NOTHING)
     alias = settings.default_model if own.model is None else own.model
+    if chosen and chosen in models_for(settings, group_id):
+        alias = chosen
     model = settings.models.get(alias)
     if model is None:
         problem = unknown_alias(settings.models, ("groups", group_id, "model"), alias)
@@ -91,6 +93,18 @@ def for_group(settings: Settings, group_id: str) -> GroupSettings:
         tools=frozenset(name for name, tool in settings.tools if own.tools.get(name, tool.enabled)),
         webhook=settings.delivery.webhook if own.webhook is None else own.webhook,
         max_chars=settings.delivery.max_chars if own.max_chars is None else own.max_chars,
+    )
+
+
+def models_for(settings: Settings, group_id: str) -> list[str]:
+    """Aliases that may answer in this group: an open sandbox calls no Anthropic API. Pure."""
+    own = settings.groups.get(group_id, _NOTHING)
+    is_open = (own.network or settings.sandbox.network) == "open"
+    return sorted(
+        alias
+        for alias, model in settings.models.items()
+        if (provider := settings.providers.get(model.provider)) is not None
+        and not (is_open and provider.type == "anthropic")
     )
 
 

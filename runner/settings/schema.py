@@ -65,11 +65,15 @@ class Settings(Table):
         copy._warnings = warnings
         return copy
 
-    def for_group(self, group_id: str) -> GroupSettings:
+    def for_group(self, group_id: str, chosen: str = "") -> GroupSettings:
         """What holds for this group, whether or not the config names it. Pure.
+
+        Args:
+            chosen: the alias that the chat has taken instead of the configured one. One that there
+                is no more, or that the group cannot use, counts for nothing.
 
         Raises:
             ConfigError: the id is empty or too long, or (in settings that were never loaded, so
                 never checked) its model or provider does not exist.
         """
-        return for_group(self, group_id)
+        return for_group(self, group_id, chosen)

@@ -77,6 +77,12 @@ def adopt(c: Connection, group_id: str, session_id: str) -> None:
         change(c, group_id, session_id=session_id)
 
 
+def chosen_models(c: Connection) -> dict[str, str]:
+    """Groups whose chat has chosen a model, with its alias."""
+    query = select(t.groups.c.id, t.groups.c.model).where(t.groups.c.model != "")
+    return {str(id_): str(alias) for id_, alias in c.execute(query)}
+
+
 def change(c: Connection, group_id: str, **values: object) -> None:
     """Set columns of the group's row."""
     c.execute(update(t.groups).where(t.groups.c.id == group_id).values(**values))

@@ -102,6 +102,9 @@ class MessageAccepted(BaseModel):
     wakes: bool = Field(
         description="False: it has no trigger word, so it waits as context for a later message."
     )
+    command: str = Field(
+        "", description="The chat command that it is, like `stop`: the host itself answers it."
+    )
     hint: str = ""
 
 
@@ -184,6 +187,7 @@ class GroupOut(BaseModel):
     sandbox: str
     running_turn: str | None
     held: bool = Field(description="Its messages wait for a login, or for a model that answers.")
+    model: str = Field(description="The alias that the chat chose; empty for the configured one.")
     waiting: int
     failed: int = Field(0, description="Turns that failed, and whose messages may be retried.")
 
@@ -205,6 +209,7 @@ class GroupOut(BaseModel):
             created_at=group.created_at,
             sandbox=sandbox,
             running_turn=running.id if running else None,
+            model=group.model,
             held=held,
             waiting=waiting,
             failed=failed,

@@ -106,6 +106,7 @@ async def post_message(
         group=group,
         duplicate=accepted.duplicate,
         wakes=accepted.message.wakes,
+        command=accepted.command,
         hint=_hint(host, accepted),
     )
     return JSONResponse(told.model_dump(), 202)
@@ -186,10 +187,9 @@ async def delete_group(host: HostIn, group: GroupIn) -> None:
 
 
 async def _show(host: Host, group: Group) -> GroupOut:
-    session = host.pool.warm().get(group.id)
     return GroupOut.of(
         group,
-        str(session.state) if session is not None else "none",
+        host.sandbox_state(group.id),
         host.running(group.id),
         await host.store.count_waiting(group.id),
         held=host.held(group.id),
@@ -214,6 +214,8 @@ async def _result(host: Host, accepted: Accepted, mark: int, wait: float) -> Tur
 
 def _hint(host: Host, accepted: Accepted) -> str:
     group = accepted.message.group
+    if accepted.command:
+        return ""
     if not accepted.message.wakes:
         return (
             f'kept as context: the text does not hold the trigger word "{host.trigger(group)}"; '

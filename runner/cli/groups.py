@@ -63,7 +63,16 @@ def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) 
         return
     facts = table("", "")
     facts.show_header = False
-    for name in ("group", "folder", "session_id", "sandbox", "running_turn", "held", "waiting"):
+    for name in (
+        "group",
+        "folder",
+        "session_id",
+        "sandbox",
+        "model",
+        "running_turn",
+        "held",
+        "waiting",
+    ):
         facts.add_row(f"[bold]{name}[/]", plain(_shown(getattr(found, name))))
     out.print(facts)
     if messages:

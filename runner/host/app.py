@@ -27,6 +27,7 @@ from runner.gateway.relay import Relay
 from runner.host import events
 from runner.host.attachments import Attachments, Staged
 from runner.host.attempt import TurnLimits
+from runner.host.command_desk import CommandDesk
 from runner.host.credentials import Credentials
 from runner.host.decide import wakes
 from runner.host.disk import DiskWatch
@@ -56,7 +57,7 @@ from runner.settings.layout import Layout
 from runner.settings.load import load_settings
 from runner.settings.reload import watch_settings
 from runner.settings.schema import Settings
-from runner.store import Accepted, Store, place_of
+from runner.store import Accepted, Store, groups, place_of
 from runner.store.deliveries import Deliveries
 from runner.store.hosts import Standing
 from runner.store.lease import Lease
@@ -189,6 +190,15 @@ class Host:
         self.turns = Turns(store)
         self._foreign = Foreign(store, log_, lambda: self._keeper.standing.others)
         log_.before_following = self._foreign.begin
+        self.commands = CommandDesk(
+            store,
+            lease.host,
+            log_,
+            self.people,
+            self.models.books,
+            self,
+            lambda: self._keeper.standing.others,
+        )
         self._deleting: set[str] = set()
         self.stopping = False
         self.died = asyncio.Event()
@@ -250,6 +260,9 @@ class Host:
             attachments=staged.attachments,
             reply_url=incoming.reply_url,
         )
+        command = self.commands.read(incoming.group, incoming.text)
+        if command is not None and not message.attachments:  # files are for the agent
+            return await self.commands.accept(replace(message, wakes=True), command)
         with self.events.writing(incoming.group) as event_id:
             event = Event(
                 event_id,
@@ -340,7 +353,7 @@ class Host:
         mark = self.events.mark()
         accepted = await self.accept(replace(incoming, direct=True))
         message = accepted.message.id
-        if accepted.duplicate:
+        if accepted.duplicate or accepted.command:
             known = accepted.message
             return Steered(message, known.turn_id or turn.id, joined=known.steered)
         async with contextlib.aclosing(self.events.follow(incoming.group, mark)) as log_:
@@ -367,6 +380,15 @@ class Host:
     def running(self, group_id: str) -> Turn | None:
         """The turn that the group runs now, or waits to try again."""
         return self._dispatcher.running(group_id)
+
+    def sandbox_state(self, group_id: str) -> str:
+        """``none``, or what the group's sandbox is doing."""
+        session = self.pool.warm().get(group_id)
+        return str(session.state) if session is not None else "none"
+
+    def choose_model(self, group_id: str, alias: str) -> None:
+        """The group's next turn is answered by this model; by the configured one if it is empty."""
+        self._opener.choose(group_id, alias)
 
     def working_count(self) -> int:
         """Turns that run now, over all groups."""
@@ -472,6 +494,8 @@ class Host:
         A turn that is still running after the grace time stays claimed: the next host goes on
         with it where the agent's journal ends.
         """
+        for group, alias in (await self.store.read(groups.chosen_models)).items():
+            self._opener.choose(group, alias)
         if left := await self._opener.clear_leftovers():
             log.warning("sandbox.leftovers_ended", count=left)
         await self._say_backend()
@@ -479,6 +503,7 @@ class Host:
             asyncio.create_task(self.events.run(), name="write events"),
             asyncio.create_task(self._dispatcher.run(), name="dispatcher"),
             asyncio.create_task(self.outbox.run(), name="deliver"),
+            asyncio.create_task(self.commands.run(), name="chat commands"),
             asyncio.create_task(self.tools.run(), name="tool server"),
             asyncio.create_task(self._keeper.keep(), name="keep the lease"),
             asyncio.create_task(self._keeper.look(), name="look for work"),

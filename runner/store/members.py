@@ -86,5 +86,5 @@ def remove(c: Connection, group_id: str, member_id: str) -> None:
 
 
 def _lock(c: Connection, group_id: str) -> None:
-    groups.need(c, group_id)
-    c.execute(select(t.groups.c.id).where(t.groups.c.id == group_id).with_for_update())
+    if groups.lock(c, group_id) is None:
+        groups.need(c, group_id)

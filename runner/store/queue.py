@@ -58,10 +58,14 @@ _AFTER_TURN = {
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A message that is on disk; ``duplicate`` when its external id was known already."""
+    """A message that is on disk; ``duplicate`` when its external id was known already.
+
+    ``command`` names the chat command that it is, empty for what is said to the agent.
+    """
 
     message: Message
     duplicate: bool
+    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)

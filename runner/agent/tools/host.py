@@ -34,6 +34,9 @@ LONGEST_CALL = 86_400.0
 MAX_TOOLS = 64
 MAX_LIST = 256 * 1024
 MAX_ANSWER = 1024 * 1024
+# Seconds before a lost call is made again.
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_BROKEN = 500
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -69,7 +72,14 @@ class _Answer(msgspec.Struct):
 
 
 class HostFailure(Exception):
-    """The host did not answer as it should; the text says how."""
+    """The host did not answer as it should; the text says how.
+
+    ``lost``: it may have been heard all the same, and may answer another time.
+    """
+
+    def __init__(self, text: str, *, lost: bool = False) -> None:
+        super().__init__(text)
+        self.lost = lost
 
 
 class HostTools:
@@ -119,18 +129,33 @@ class HostTools:
         self._digest = digest if isinstance(digest, str) else ""
 
     async def call(self, name: str, arguments: str, key: str) -> Outcome:
-        """Run a call; ``arguments`` is JSON text of an object. Failures are for the model."""
+        """Run a call; ``arguments`` is JSON text of an object. Failures are for the model.
+
+        A call whose answer got lost is made again: the host knows it by its key. While a host goes
+        away this holds the call open, until the sandbox ends and the next one makes it.
+        """
         params = {
             "name": name,
             "arguments": msgspec.Raw(arguments.encode()),
             "_meta": {"nanokimi": {"key": key}},
         }
         try:
-            raw = await self._ask("tools/call", params, MAX_ANSWER)
+            raw = await self._ask_again("tools/call", params, MAX_ANSWER)
             result = msgspec.json.decode(raw, type=_Result)
         except (HostFailure, msgspec.DecodeError, LoginRequiredError) as e:
             return Outcome(f"{name} failed: {e}", failed=True)
         return Outcome("\n".join(c.text for c in result.content), failed=result.failed)
+
+    async def _ask_again(self, method: str, params: object, most: int) -> msgspec.Raw:
+        for wait in WAITS:
+            try:
+                return await self._ask(method, params, most)
+            except HostFailure as e:
+                if not e.lost:
+                    raise
+                note("tools.again", wait=wait, why=str(e))
+                await asyncio.sleep(wait)
+        return await self._ask(method, params, most)
 
     async def _ask(self, method: str, params: object, most: int) -> msgspec.Raw:
         if self._transport is None:
@@ -142,11 +167,12 @@ class HostTools:
             async with transport.post(PATH, headers, msgspec.json.encode(asked)) as response:
                 body = await response.all(most)
         except ModelFailure as e:
-            raise HostFailure(f"the host cannot be reached ({e.code})") from None
+            raise HostFailure(f"the host cannot be reached ({e.code})", lost=True) from None
         if body is None:
             raise HostFailure(f"the host's answer has more than {most} bytes")
         if response.status != 200:
-            raise HostFailure(f"the host answered {response.status}: {body[:200]!r}")
+            lost = response.status >= _BROKEN
+            raise HostFailure(f"the host answered {response.status}: {body[:200]!r}", lost=lost)
         try:
             answer = msgspec.json.decode(body, type=_Answer)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as e:

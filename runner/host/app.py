@@ -141,7 +141,12 @@ class Host:
             log_,
             lambda: self.settings,
             lambda group: self._dispatcher.current(group),  # noqa: PLW0108  made below
-            offered(self.tasks, self.web, self.files),
+            offered(
+                self.tasks,
+                self.web,
+                self.files,
+                lambda turn, after: self._dispatcher.expect(turn, after),  # noqa: PLW0108
+            ),
         )
         self.tools = ToolServer(desk)
         self.relay = Relay(lambda: self.models.gateway, {MCP_PATH: self.tools.serve})

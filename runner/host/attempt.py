@@ -18,7 +18,7 @@ from runner.host.decide import frame
 from runner.host.events import EventLog
 from runner.host.pool import Slot
 from runner.host.progress import ToEvents
-from runner.host.run import Logins, Question, Run
+from runner.host.run import Logins, Run
 from runner.host.session import AgentSession, Answer
 from runner.model import Message
 from runner.store import Store
@@ -150,9 +150,8 @@ class Attempts:
                     return True
                 self._log.show(joined.event)
             run.add(joined.messages)
-            if asked and _answered(asked, run, joined.messages[0]):
-                continue
-            if not session.steers or not await self._steer(session, run, joined.messages):
+            left = _answer(run, joined.messages)
+            if left and (not session.steers or not await self._steer(session, run, left)):
                 return False
 
     async def _steer(self, session: AgentSession, run: Run, messages: tuple[Message, ...]) -> bool:
@@ -167,10 +166,17 @@ class Attempts:
         return True
 
 
-def _answered(asked: Question, run: Run, message: Message) -> bool:
-    """Hand the message to who asked, if that still waits."""
-    if asked.answer.done():
-        return False
-    asked.answer.set_result(message)
-    run.answers.add(message.id)
-    return True
+def _answer(run: Run, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Hand the open question its answer; the others are for the agent.
+
+    It may have been asked while these joined.
+    """
+    asked = run.question
+    if asked is None or asked.answer.done():
+        return messages
+    said = next((m for m in messages if m.seq > asked.after), None)
+    if said is None:
+        return messages
+    asked.answer.set_result(said)
+    run.answers.add(said.id)
+    return tuple(m for m in messages if m is not said)

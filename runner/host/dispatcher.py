@@ -109,15 +109,15 @@ class Dispatcher:
             return False
         return run.session.steers and not run.cancelled.is_set()
 
-    async def expect(self, turn: Turn) -> asyncio.Future[Message]:
-        """The next message of the turn's conversation, which becomes part of the turn.
+    def expect(self, turn: Turn, after: int) -> asyncio.Future[Message]:
+        """The first message of the turn's conversation whose ``seq`` is higher than ``after``.
 
-        To be called before the chat is asked. Whoever waits no more cancels the future.
+        It becomes part of the turn. To be called before the chat is asked. Whoever waits no more
+        cancels the future.
 
         Raises:
             ConflictError: the turn does not run any more, or another question of it is open.
         """
-        after = await self._turns.last_seq(turn.group)
         run = self._running.get(turn.group)
         if run is None or (run.turn.id, run.turn.attempt) != (turn.id, turn.attempt):
             raise ConflictError("the turn has ended", code="turn_ended")
@@ -127,6 +127,10 @@ class Dispatcher:
             )
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         run.question = Question(after, answer)
+        if there := next((m for m in run.messages if m.seq > after), None):
+            answer.set_result(there)  # asked by an earlier attempt, and it has joined since
+            run.answers.add(there.id)
+        run.nudged.set()
         answer.add_done_callback(lambda _: run.nudged.set())  # others may join again
         return answer
 

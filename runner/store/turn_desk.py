@@ -34,10 +34,6 @@ class Turns:
         """Let failed messages, of one turn or of all, wait again. Raises: NotFoundError."""
         return await self._store.transact(lambda c: turns.retry(c, group, turn_id))
 
-    async def last_seq(self, group: str) -> int:
-        """The place of the group's last message."""
-        return await self._store.read(lambda c: turns.last_seq(c, group))
-
     async def join(
         self, turn: Turn, event_id: int, *, answer_after: int | None = None
     ) -> Joined | None:

@@ -159,9 +159,10 @@ async def test_the_answer_to_a_question_goes_to_who_asked_and_not_to_the_model(
         await r.until("birds", "tool.started")
         running_now = r.host._dispatcher.current("birds")
         assert running_now is not None
-        answer = await r.host._dispatcher.expect(running_now[0])
+        last = (await r.host.store.messages("birds"))[-1].seq
+        answer = r.host._dispatcher.expect(running_now[0], last)
         with pytest.raises(NanokimiError) as e:
-            await r.host._dispatcher.expect(running_now[0])
+            r.host._dispatcher.expect(running_now[0], last)
         assert e.value.code == "question_open"
         await post(r, "the blue one")
         await post(r, "@kimi and hurry")

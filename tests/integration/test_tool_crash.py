@@ -1,13 +1,11 @@
 """A host tool's effect happens once, whatever dies between the effect and its answer."""
 
 import asyncio
-import json
 import signal
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
+from followed import until
 from rig import log_in, rig, write_config
 from served import LISTEN, Served
 
@@ -20,7 +18,6 @@ from runner.settings.layout import Layout
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from typing import Any
 
 when, once = sys.argv[1], Path(sys.argv[2])
 del sys.argv[1:3]
@@ -50,27 +47,6 @@ main(sys.argv[1:])
 TEXT = '!call send_message {"text": "half done"}\n!say all done'
 
 
-async def until_finished(host: Served, group: str) -> list[tuple[str, dict[str, Any]]]:
-    """The group's events from the beginning, until its turn has ended."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    headers = {"authorization": f"Bearer {host.token}", "last-event-id": "0"}
-    async with (
-        asyncio.timeout(60),
-        httpx.AsyncClient(base_url=host.url, headers=headers, timeout=60) as client,
-        client.stream("GET", f"{group_path(group)}/events") as stream,
-    ):
-        kind = ""
-        async for line in stream.aiter_lines():
-            name, _, value = line.partition(": ")
-            if name == "event":
-                kind = value
-            elif name == "data":
-                found.append((kind, json.loads(value)))
-                if kind == "turn.finished":
-                    return found
-    raise AssertionError(found)
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_host_killed_around_a_tools_effect_has_it_once(tmp_path: Path, when: str) -> None:
     layout = Layout(tmp_path / "data")
@@ -88,7 +64,7 @@ async def test_a_host_killed_around_a_tools_effect_has_it_once(tmp_path: Path, w
             await api.aclose()
             assert await host.died() == -signal.SIGKILL
             await host.start()
-            found = await until_finished(host, "birds")
+            found = await until(host, "birds", "turn.finished")
         finally:
             await host.stop()
         assert found[-1][1]["text"] == "all done"

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import hashlib
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,7 @@ class _Attempt:
 
     turn_id: str
     number: int
+    began: float
     calls: int = 0
     seen: Counter[str] = field(default_factory=Counter)
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_AT_ONCE))
@@ -95,7 +97,9 @@ class ToolDesk:
         )
 
     def digest(self, group: str) -> str:
-        """Names the offers of now: equal ones have equal names."""
+        """Names the offers of now: equal ones have equal names. An attempt begins with it."""
+        if current := self._current(group):
+            self._attempt(current[0])
         said = [(o.name, o.description, o.schema) for o in self.offers(group)]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
@@ -145,7 +149,10 @@ class ToolDesk:
             name,
             policy.table_of(tool, settings).per_turn,
         )
-        context = Context(call, messages, role, settings, of_group, self._store, self._log)
+        deadline = attempt.began + settings.host.turn_timeout
+        context = Context(
+            call, messages, role, settings, of_group, self._store, self._log, deadline
+        )
         async with attempt.slots:
             if tool.looks:
                 await self._store.transact(lambda c: tool_calls.count(c, call))
@@ -159,7 +166,7 @@ class ToolDesk:
             over = [g for g in self._attempts if self._current(g) is None]
             for group in over:
                 del self._attempts[group]
-            known = self._attempts[turn.group] = _Attempt(turn.id, turn.attempt)
+            known = self._attempts[turn.group] = _Attempt(turn.id, turn.attempt, time.monotonic())
         return known
 
 

@@ -6,6 +6,7 @@ often its call is made. A tool that only looks (``looks = True``) may run again,
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ class Context:
     """One call: whose it is, and the way to do something once.
 
     ``turn`` and ``messages`` are what the group runs now; ``role`` is the least of those whose
-    messages woke the agent. ``settings`` are those of now.
+    messages woke the agent. ``settings`` are those of now. ``deadline`` is when the turn is
+    ended, on the monotonic clock.
     """
 
     call: tool_calls.Call
@@ -91,6 +93,7 @@ class Context:
     of_group: GroupSettings
     store: Store
     log: EventLog
+    deadline: float
 
     @property
     def turn(self) -> Turn:
@@ -99,6 +102,11 @@ class Context:
     @property
     def group(self) -> str:
         return self.call.turn.group
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until the turn is ended."""
+        return self.deadline - time.monotonic()
 
     async def once(self, work: Work, *, about: str = "") -> str:
         """Do ``work`` in one transaction with the call's result, unless the call is known.

@@ -10,6 +10,7 @@ from runner.errors import NotFoundError
 from runner.model import Event, Message, MessageState, Turn, TurnState
 from runner.store import Claim, Place, Store
 from runner.store.turn_desk import Turns
+from runner.store.turns import last_seq
 
 HOST = "host"
 _ids = iter(range(1, 10**9))
@@ -118,7 +119,7 @@ async def test_the_answer_to_a_question_is_the_first_message_after_it(
     await say(store, "first")
     turn = (await claim(store)).turn
     await say(store, "before", wakes=False)
-    asked = await turns.last_seq("g")
+    asked = await store.read(lambda c: last_seq(c, "g"))
     assert await turns.join(turn, next(_ids), answer_after=asked) is None
     await say(store, "yes", wakes=False)
     await say(store, "more", wakes=False)

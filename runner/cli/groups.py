@@ -11,6 +11,7 @@ from runner.api.client import group_path
 from runner.api.turns import TurnOut
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
+from runner.cli.deliveries import deliveries, rejected_of, table_of
 from runner.cli.group_settings import set_settings
 from runner.cli.members import members
 from runner.cli.output import ago, note, out, plain, show_json, table
@@ -26,6 +27,7 @@ app = typer.Typer(help="Groups and their agents.", no_args_is_help=True)
 app.command("members")(members)
 app.command("set")(set_settings)
 app.command("retry")(retry)
+app.command("deliveries")(deliveries)
 
 GroupArgument = Annotated[str, typer.Argument(help="The group's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
@@ -54,10 +56,12 @@ def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) 
     """One group with its last messages."""
     context = context_of(ctx)
     found, messages, failed = run(lambda: _show(context, group))
+    rejected = run(lambda: rejected_of(context, group))
     if as_json:
         told = {
             "messages": [m.model_dump() for m in messages],
             "failed_turns": [t.model_dump() for t in failed],
+            "rejected_deliveries": [d.model_dump() for d in rejected],
         }
         show_json(found.model_dump() | told)
         return
@@ -87,6 +91,10 @@ def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) 
         out.print()
         out.print(failed_turns(failed))
         note("`nanokimi groups retry GROUP [TURN]` has their messages answered after all")
+    if rejected:
+        out.print()
+        out.print(table_of(rejected[-10:]))
+        note("`nanokimi groups deliveries GROUP --retry ID` has one sent again")
 
 
 @app.command("stop")

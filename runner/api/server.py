@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from runner.api.app import create_app
 from runner.api.serving import serving
 from runner.api.token import api_token
+from runner.channels.secret import webhook_secret
 from runner.gateway.routes import gateway_app
 from runner.host.app import open_host
 from runner.host.credentials import Credentials
@@ -49,6 +50,7 @@ async def serving_host(
                 settings.sandbox.backend, layout, install, image=settings.sandbox.image
             )
 
+        webhook_secret(layout)  # made now, for a bot that reads it before the first post
         try:
             async with open_host(layout, settings, spawner, credentials) as host:
                 models = gateway_app(

@@ -118,7 +118,7 @@ async def _provider(
 ) -> AsyncIterator[Check]:
     of_group = settings.for_group(PROBE)
     provider = of_group.provider
-    files = [layout.api_token.name]
+    files = [layout.api_token.name, layout.webhook_secret.name]
     if provider.oauth is not None:
         files.append(provider.oauth.credential_file)
     for check in check_files(layout.credentials, files):

@@ -7,6 +7,7 @@ import os
 import typer
 
 from runner.api.token import api_token
+from runner.channels.secret import webhook_secret
 from runner.cli.context import context_of
 from runner.cli.output import note, out
 from runner.errors import PermanentError
@@ -24,6 +25,7 @@ def init(ctx: typer.Context) -> None:
             f.write(render_template())
     except FileExistsError:
         api_token(layout)
+        webhook_secret(layout)
         note(f"{layout.config} is there already and was left as it is")
         return
     except OSError as e:
@@ -32,5 +34,6 @@ def init(ctx: typer.Context) -> None:
             hint="choose another directory with --data",
         ) from None
     api_token(layout)
+    webhook_secret(layout)
     out.print(f"wrote {layout.config}")
     note("next: nanokimi login, nanokimi build, nanokimi chat")

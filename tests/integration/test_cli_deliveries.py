@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from receiver import Answer, Receiver
 from rig import group_path, log_in, write_config
 from served import LISTEN, Served
@@ -26,6 +27,7 @@ async def nanokimi(layout: Layout, *arguments: str) -> tuple[int, str]:
     return process.returncode or 0, out.decode()
 
 
+@pytest.mark.timeout(300)  # many commands, each a process
 async def test_a_rejected_answer_is_shown_and_sent_again_with_and_without_a_host(
     tmp_path: Path,
 ) -> None:
@@ -66,10 +68,6 @@ async def test_a_rejected_answer_is_shown_and_sent_again_with_and_without_a_host
         finally:
             await served.stop()
         assert sorted(receiver.texts()) == ["0", "1"]
-        assert await nanokimi(layout, "groups", "deliveries", "birds") == (
-            0,
-            "everything has arrived\n",
-        )
-        _, out = await nanokimi(layout, "groups", "deliveries", "birds", "--state", "delivered")
-        assert out.count("delivered") == 2
+        code, out = await nanokimi(layout, "groups", "deliveries", "birds")
+        assert (code, out) == (0, "everything has arrived\n")
         assert receiver.violations == []

@@ -118,6 +118,7 @@ async def settled(served: Served, group: str) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.timeout(300)  # seven hosts, one after the other
 async def test_a_host_killed_anywhere_tells_each_answer_once(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "data")
     async with DemoProvider() as provider, Receiver(lambda: webhook_secret(layout)) as receiver:

@@ -209,7 +209,7 @@ async def test_tasks_are_kept_by_their_tools(tmp_path: Path) -> None:
         id_ = info.task.id
         for name, state in (("pause_task", "paused"), ("resume_task", "active")):
             assert (await at.call(name, task_id=id_))[1] is False
-            assert (await r.host.tasks.show("birds", id_)).task.state == state
+            assert (await r.host.tasks.show(id_)).task.state == state
         said, failed = await at.call("update_task", task_id=id_, prompt="sing low")
         assert not failed, said
         said, failed = await at.call("list_tasks")

@@ -214,7 +214,9 @@ async def test_a_full_queue_postpones_the_run(clockwork: Clockwork) -> None:
     assert (await clockwork.messages())[-1].external_id == f"{task.id}:{NOW + HOUR:.3f}"
 
 
-@pytest.mark.parametrize("how", ["paused", "cancelled", "moved", "group removed", "not due"])
+@pytest.mark.parametrize(
+    "how", ["paused", "paused with its time", "cancelled", "moved", "group removed", "not due"]
+)
 async def test_what_is_not_due_any_more_is_not_fired(clockwork: Clockwork, how: str) -> None:
     task = await clockwork.tasks.add("g", HOURLY)
     clockwork.now += HOUR
@@ -223,8 +225,11 @@ async def test_what_is_not_due_any_more_is_not_fired(clockwork: Clockwork, how: 
             await clockwork.tasks.pause("g", task.id)
         case "cancelled":
             await clockwork.tasks.cancel("g", task.id)
-        case "moved":
-            moved = replace(task, next_at=NOW + 2 * HOUR)
+        case "paused with its time":
+            paused = replace(task, state=TaskState.PAUSED)
+            await clockwork.store.transact(lambda c: tasks.put(c, paused))
+        case "moved":  # to a time that is due as well, and has to be found as such
+            moved = replace(task, next_at=NOW + HOUR / 2)
             await clockwork.store.transact(lambda c: tasks.put(c, moved))
         case "group removed":
             await clockwork.store.delete_group("g")

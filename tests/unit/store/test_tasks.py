@@ -182,7 +182,8 @@ async def test_due_tasks_come_page_by_page(desk: Desk) -> None:
     desk.limits = replace(LIMITS, max_tasks=100)
     made = [await desk.tasks.add("g", HOURLY) for _ in range(5)]
     paused = await desk.tasks.add("g", HOURLY)
-    await desk.tasks.pause("g", paused.id)
+    held = replace(paused, state=TaskState.PAUSED)
+    await desk.store.transact(lambda c: tasks.put(c, held))
     now, seen, after = desk.now + HOUR, [], (0.0, "")
     assert await desk.store.read(lambda c: tasks.due(c, now - 1)) == []
     while page := await desk.store.read(lambda c, after=after: tasks.due(c, now, after, 2)):

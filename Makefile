@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
 
-.PHONY: demo test lint unit integration chaos-login clients bench clean
+.PHONY: demo test lint unit integration chaos chaos-login clients bench clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/nanokimi demo
@@ -23,6 +23,11 @@ unit: $(VENV)/.ready
 
 integration: $(VENV)/.ready
 	@$(BIN)/pytest -n $(JOBS) tests/integration tests/acceptance
+
+# 200 turns over 20 groups while the host, its sandboxes and an engine of their own are killed.
+chaos: $(VENV)/.ready
+	@NANOKIMI_CHAOS_GROUPS=20 NANOKIMI_CHAOS_TURNS=10 \
+	    $(BIN)/pytest -q -s tests/acceptance/test_chaos.py
 
 # The login under everything that can go wrong, with 20 + 20 sandboxes, for at least a minute.
 chaos-login: $(VENV)/.ready

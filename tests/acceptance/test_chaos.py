@@ -11,17 +11,21 @@ from pathlib import Path
 
 import pytest
 from chaos import Chaos, survive
+from killpoints import POINTS
 from own_engine import own_engine
+from receiver import Receiver
 
+from runner.channels.secret import webhook_secret
 from runner.demo.provider import DemoProvider
+from runner.settings.layout import Layout
 
-GROUPS = int(os.environ.get("NANOKIMI_CHAOS_GROUPS", "5"))
-TURNS = int(os.environ.get("NANOKIMI_CHAOS_TURNS", "4"))
+GROUPS = int(os.environ.get("NANOKIMI_CHAOS_GROUPS", "4"))
+TURNS = int(os.environ.get("NANOKIMI_CHAOS_TURNS", "6"))
 SEED = int(os.environ.get("NANOKIMI_CHAOS_SEED", "1"))
-ENGINE_KILLS = 3 if GROUPS > 5 else 1
+LONG = GROUPS * TURNS >= 200
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 @pytest.mark.docker
 async def test_nothing_is_lost_or_doubled_whatever_is_killed(
     tmp_path: Path, agent_image: str
@@ -30,11 +34,14 @@ async def test_nothing_is_lost_or_doubled_whatever_is_killed(
         async with (
             own_engine(Path(short) / "engine", agent_image) as engine,
             DemoProvider() as provider,
+            Receiver(lambda: webhook_secret(Layout(tmp_path / "data"))) as bot,
         ):
             chaos = Chaos(
-                tmp_path, provider, engine, agent_image, groups=GROUPS, turns=TURNS, seed=SEED
+                tmp_path, provider, engine, bot, agent_image, groups=GROUPS, turns=TURNS, seed=SEED
             )
-            verdict, seconds = await survive(chaos, engine_kills=ENGINE_KILLS)
+            verdict, seconds = await survive(
+                chaos, points=len(POINTS) if LONG else 3, engine_kills=5 if LONG else 1
+            )
             print("\n" + chaos.table(verdict, seconds))
             assert verdict.broken == [], chaos.log
             assert verdict.answered == verdict.asked

@@ -1,8 +1,8 @@
 """A host whose groups work all the time, while somebody kills everything it is made of.
 
 Each message of a group asks for a tool with an effect that can be counted, and for an answer with
-its number. What was promised is then read from what is left: the store, the workspaces, and the
-requests that the provider got.
+its number. What was promised is then read from what is left: the store, the workspaces, the
+requests that the provider got, and what a bot was told by webhooks.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+from killpoints import POINTS, KillPoints
 from own_engine import OwnEngine
+from receiver import DROP, Answer, Receiver
 from rig import log_in, write_config
 from served import LISTEN, Served, tail
 
@@ -31,15 +33,22 @@ from runner.demo.talk import text_of, unframe
 from runner.model import folder_of
 from runner.settings.layout import Layout
 
+_ENDS = "SELECT turn_id FROM events WHERE group_id = ? AND kind = 'turn.finished' ORDER BY id"
 HOST = 'max_containers = 4\nmax_attempts = 50\nidle_timeout = "3s"'
 
 
 @dataclass
 class Verdict:
-    """What was promised, counted; every number but ``asked``, ``answered`` should be 0."""
+    """What was promised, counted.
+
+    ``told`` are the turns that a bot heard the end of, ``notes`` what agents said amid turns. Every
+    list should be empty.
+    """
 
     asked: int = 0
     answered: int = 0
+    told: int = 0
+    notes: int = 0
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     disordered: list[str] = field(default_factory=list)
@@ -59,7 +68,6 @@ class Chaos:
     """One data directory, its groups, and the killers.
 
     Args:
-        program: what Python runs, see :class:`~served.Served`.
         groups, turns: how many groups say how many things each. Odd groups do not wait for an
             answer before they say the next thing.
         seed: chooses what is killed when.
@@ -70,9 +78,9 @@ class Chaos:
         folder: Path,
         provider: DemoProvider,
         engine: OwnEngine,
+        receiver: Receiver,
         image: str,
         *,
-        program: tuple[str, ...] = ("-m", "runner"),
         groups: int,
         turns: int,
         seed: int,
@@ -80,6 +88,8 @@ class Chaos:
         self.layout = Layout(folder / "data")
         self.provider = provider
         self.engine = engine
+        self.receiver = receiver
+        self.points = KillPoints(folder)
         self.turns = turns
         self.groups = [f"group {n}" for n in range(groups)]
         self.kills: Counter[str] = Counter()
@@ -87,7 +97,9 @@ class Chaos:
         self._answered: Counter[str] = Counter()
         write_config(self.layout, provider, backend="docker", image=image, host=HOST, more=LISTEN)
         log_in(self.layout, provider)
-        self.served = Served(self.layout, program=program, env={"DOCKER_HOST": engine.address})
+        self.served = Served(
+            self.layout, program=self.points.program, env={"DOCKER_HOST": engine.address}
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -152,6 +164,7 @@ class Chaos:
             "text": f"!call bash {command}\n!call send_message {note}\n!say answer {number}",
             "direct": True,
             "external_id": f"{group} {number}",
+            "reply_url": self.receiver.url(),
         }
         try:
             return await client.post(
@@ -162,6 +175,11 @@ class Chaos:
             )
         except httpx.HTTPError:
             return httpx.Response(599)  # the host was killed: the next one is on its way
+
+    async def all_told(self) -> None:
+        """Wait until nothing is left in the outbox."""
+        waiting = "SELECT 1 FROM outbox WHERE state IN ('pending', 'sending')"
+        await self._until(lambda: not self._query(waiting), timeout=60.0)
 
     @property
     def answered(self) -> int:
@@ -186,14 +204,19 @@ class Chaos:
         self.kills["engine"] += 1
         await self.engine.start()
 
-    async def rage(self, *, engine_kills: int) -> None:
-        """Kill at random points until cancelled; the engine only so often.
+    async def rage(self, *, points: int, engine_kills: int) -> None:
+        """Kill at so many named points, then at random ones until cancelled.
 
         Between two kills something is answered, or some time goes by: else nothing ever is.
         """
+        for point in self._dice.sample(POINTS, points):
+            self.points.arm(point)
+            if await self._until(lambda p=point: not self.points.armed(p), timeout=15.0):
+                self.kills[point] += 1
+            await self._progress(self.answered + 1, timeout=8.0)
         killers = [self.kill_host, self.kill_container, self.kill_container]
         while True:
-            await self._progress(self.answered + self._dice.randint(1, 3), timeout=8.0)
+            await self._progress(self.answered + self._dice.randint(1, 3), timeout=6.0)
             await asyncio.sleep(self._dice.uniform(0, 0.6))
             if self.kills["engine"] < engine_kills and self._dice.random() < 0.25:
                 await self.kill_engine()
@@ -201,10 +224,14 @@ class Chaos:
                 await self._dice.choice(killers)()
 
     async def _progress(self, goal: int, timeout: float) -> None:
+        await self._until(lambda: self.answered >= goal, timeout)
+
+    async def _until(self, holds: Callable[[], bool], timeout: float) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while self.answered < goal:
+                while not holds():
                     await asyncio.sleep(0.05)
+        return holds()
 
     # -- the verdict ----------------------------------------------------------------------------
 
@@ -214,6 +241,7 @@ class Chaos:
             self._judge_messages(v, group)
             self._judge_effects(v, group)
         self._judge_prompts(v)
+        self._judge_webhooks(v)
         return v
 
     def _judge_messages(self, v: Verdict, group: str) -> None:
@@ -221,10 +249,7 @@ class Chaos:
             "SELECT external_id, state, turn_id FROM messages WHERE group_id = ? ORDER BY seq",
             group,
         )
-        ends = self._query(
-            "SELECT turn_id FROM events WHERE group_id = ? AND kind = 'turn.finished' ORDER BY id",
-            group,
-        )
+        ends = self._query(_ENDS, group)
         numbers = [int(external.rsplit(" ", 1)[1]) for external, _, _ in messages]
         if numbers != list(range(1, self.turns + 1)):
             v.disordered.append(f"{group}: accepted as {numbers}")
@@ -260,9 +285,8 @@ class Chaos:
                 "SELECT data FROM events WHERE group_id = ? AND kind = 'message.sent'", group
             )
         )
-        v.repeated += [
-            f"{group}: {text} sent {times} times" for text, times in told.items() if times > 1
-        ]
+        v.notes += len(told)
+        v.repeated += [f"{group}: {text} sent {t} times" for text, t in told.items() if t > 1]
 
     def _judge_prompts(self, v: Verdict) -> None:
         """In what the provider was asked last for each group, every message stands once."""
@@ -274,6 +298,22 @@ class Chaos:
                 f"{n} stands {t} times in a prompt" for n, t in said.items() if t > 1
             ]
 
+    def _judge_webhooks(self, v: Verdict) -> None:
+        """The bot heard of each turn's end once, and of those of a group in their order."""
+        v.disordered += [f"refused by the bot: {why}" for why in self.receiver.violations]
+        heard: dict[str, list[str]] = {group: [] for group in self.groups}
+        for body in self.receiver.told:
+            if body["event"] == "turn.finished":
+                heard[body["group"]].append(body["turn_id"])
+        for group, turns in heard.items():
+            ended = [turn for (turn,) in self._query(_ENDS, group)]
+            v.told += len(set(turns))
+            v.lost += [f"{group}: the bot never heard of {t}" for t in ended if t not in turns]
+            if len(set(turns)) != len(turns):
+                v.doubled.append(f"{group}: the bot was told of a turn twice")
+            elif turns != ended and set(turns) == set(ended):
+                v.disordered.append(f"{group}: the bot was told in another order")
+
     def _query(self, sql: str, *values: object) -> list[Any]:
         with contextlib.closing(
             sqlite3.connect(f"file:{self.layout.database}?mode=ro", uri=True, timeout=30)
@@ -284,12 +324,11 @@ class Chaos:
         """For people: what was done to it, and what came of it."""
         rows = [
             ("turns asked", v.asked),
-            *(
-                (f"kill -9 of {what}", n)
-                for what, n in sorted(self.kills.items())
-                if what != "host died"
-            ),
+            *((f"kill -9 of {what}", self.kills[what]) for what in ("host", "container", "engine")),
+            *((f"kill -9 of host, {point}", self.kills[point]) for point in POINTS),
             ("messages answered", v.answered),
+            ("turns that the bot heard the end of", v.told),
+            ("messages amid turns", v.notes),
             ("lost", len(v.lost)),
             ("answered twice", len(v.doubled)),
             ("out of order", len(v.disordered)),
@@ -305,14 +344,19 @@ class Chaos:
         return tail(self.served.log_path, 60)
 
 
-async def survive(chaos: Chaos, *, engine_kills: int) -> tuple[Verdict, float]:
-    """The whole run: talk and rage together, then some time to recover; what is left of it."""
+async def survive(chaos: Chaos, *, points: int, engine_kills: int) -> tuple[Verdict, float]:
+    """The whole run: talk and rage together, then what is left of it.
+
+    The bot has its bad moments, too.
+    """
     began = time.monotonic()
+    chaos.receiver.script(DROP, Answer(500), Answer(), DROP, Answer(429, (("retry-after", "1"),)))
     async with chaos.running():
-        rage = asyncio.create_task(chaos.rage(engine_kills=engine_kills))
+        rage = asyncio.create_task(chaos.rage(points=points, engine_kills=engine_kills))
         try:
             await chaos.talk()
         finally:
             rage.cancel()
             await asyncio.wait([rage])
+        await chaos.all_told()
     return chaos.verdict(), time.monotonic() - began

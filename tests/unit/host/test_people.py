@@ -1,5 +1,4 @@
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -7,7 +6,7 @@ from runner.errors import ConflictError, NotFoundError, PermanentError
 from runner.host.people import FRESH, People, check_person_id, decide_role, is_allowed
 from runner.model import Role
 from runner.settings.schema import Settings
-from runner.store import Store
+from runner.store import Place, Store
 
 CONFIG = {
     "models": {"k": {"provider": "p", "model": "kimi-k2.6"}},
@@ -21,8 +20,8 @@ def settings(**tables: object) -> Settings:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(tmp_path / "nanokimi.db")
+async def store(place: Place) -> AsyncIterator[Store]:
+    store = await Store.open(place)
     yield store
     await store.close()
 

@@ -25,8 +25,9 @@ from starlette.types import Scope
 
 from runner.api.bodies import MessageIn
 from runner.errors import BusyError, PermanentError
-from runner.host.app import Host, Incoming, check_group_id
+from runner.host.app import Host, Incoming
 from runner.host.attachments import MAX_ATTACHMENTS, Staged, Staging
+from runner.host.people import check_group_id
 from runner.store import Accepted
 
 MAX_BODY = 1024 * 1024

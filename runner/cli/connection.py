@@ -9,7 +9,6 @@ from runner.api.client import Api
 from runner.api.token import api_token
 from runner.cli.context import Context
 from runner.errors import NotFoundError
-from runner.host.credentials import Credentials
 from runner.host.lock import serving
 from runner.settings.schema import Settings
 from runner.store import Store, place_of
@@ -64,6 +63,8 @@ async def offline_store(context: Context) -> AsyncIterator[Store]:
 
 async def _check_login(context: Context, settings: Settings) -> None:
     """Better no message than one that is kept for a login that nobody has made yet."""
+    from runner.host.credentials import Credentials
+
     credentials = Credentials(context.layout.credentials)
     try:
         await credentials.check(settings.for_group("check").provider)

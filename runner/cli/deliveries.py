@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from runner.api.client import group_path
-from runner.api.deliveries import DeliveryOut, DeliveryPage
+from runner.api.delivery_bodies import DeliveryOut, DeliveryPage
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import ago, note, out, plain, show_json, table

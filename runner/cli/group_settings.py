@@ -26,7 +26,7 @@ def set_settings(
     ] = None,
 ) -> None:
     """Set what differs for one group, in config.toml. A running host takes it up by itself."""
-    from runner.host.app import check_group_id
+    from runner.host.people import check_group_id
     from runner.settings.edit import set_of_group, unset_of_group
     from runner.settings.load import MAX_BYTES, load_settings
 

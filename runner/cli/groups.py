@@ -8,7 +8,7 @@ import typer
 
 from runner.api.bodies import GroupList, GroupOut, MessageOut, MessagePage
 from runner.api.client import group_path
-from runner.api.turns import TurnOut
+from runner.api.turn_bodies import TurnOut
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.deliveries import deliveries, rejected_of, table_of

@@ -11,28 +11,13 @@ from typing import Annotated
 import typer
 
 from runner import __version__
-from runner.cli import (
-    auth,
-    build,
-    chat,
-    demo,
-    doctor,
-    gateway,
-    groups,
-    import_,
-    init,
-    logs,
-    monitor,
-    providers,
-    serve,
-    tasks,
-    usage,
-)
+from runner.cli.commands import LazyGroup
 from runner.cli.context import Context, LogFormat, LogLevel, start_logging
 from runner.cli.output import show_error
 from runner.errors import ConfigError, NanokimiError
 
 app = typer.Typer(
+    cls=LazyGroup,
     name="nanokimi",
     help="Gives every chat group its own AI agent in its own container.",
     epilog="Start with: nanokimi init, nanokimi login, nanokimi build, nanokimi chat",
@@ -41,23 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("init")(init.init)
-app.command("login")(auth.login)
-app.command("logout")(auth.logout)
-app.add_typer(auth.app, name="auth")
-app.command("build")(build.build)
-app.command("doctor")(doctor.doctor)
-app.command("chat")(chat.chat)
-app.command("serve")(serve.serve)
-app.command("demo")(demo.demo)
-app.add_typer(groups.app, name="groups")
-app.add_typer(tasks.app, name="tasks")
-app.command("logs")(logs.logs)
-app.command("usage")(usage.usage)
-app.add_typer(monitor.app, name="monitor")
-app.command("gateway")(gateway.gateway)
-app.add_typer(providers.app, name="providers")
-app.add_typer(import_.app, name="import")
 
 _GLOBAL = ("--data", "--log-level", "--log-format")
 _TAKES_TEXT = ("-m", "--message")

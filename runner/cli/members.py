@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 
 from runner.api.client import Api, group_path
-from runner.api.members import MemberList, MemberOut
+from runner.api.member_bodies import MemberList, MemberOut
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import note, out, plain, show_json, table

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from runner.api.usage import Filter, QualityOut, QualityReport, UsageOut
+from runner.api.usage_bodies import Filter, QualityOut, QualityReport, UsageOut
 from runner.calls import DAY, By
 from runner.cli.context import context_of, run
 from runner.cli.output import note, out, plain, show_json, table

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from runner.api.client import Api, group_path
-from runner.api.turns import RetriedOut, TurnList, TurnOut
+from runner.api.turn_bodies import RetriedOut, TurnList, TurnOut
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import ago, out, plain, table

@@ -13,14 +13,13 @@ import typer
 from pydantic import ValidationError
 
 from runner.api.client import Api, group_path
-from runner.api.tasks import NewTaskIn, TaskChangeIn, TaskList, TaskOut
+from runner.api.task_bodies import NewTaskIn, TaskChangeIn, TaskList, TaskOut
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import note, out, plain, show_json, table
 from runner.errors import ConfigError, NotFoundError
-from runner.host.app import check_group_id
 from runner.host.lock import host_lock
-from runner.host.people import People
+from runner.host.people import People, check_group_id
 from runner.schedule import Schedule, ScheduleKind, describe
 from runner.settings.problem import shorten
 from runner.store.task_desk import Tasks, task_limits

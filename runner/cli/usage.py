@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from runner.api.usage import (
+from runner.api.usage_bodies import (
     MAX_DAYS,
     Filter,
     QualityReport,

@@ -41,7 +41,7 @@ from runner.host.logins import GroupLogins
 from runner.host.models import Models
 from runner.host.opener import Opener
 from runner.host.outbox import Deliverer, SendLimits
-from runner.host.people import People, check_person_id
+from runner.host.people import People, check_group_id, check_person_id
 from runner.host.pool import Pool
 from runner.host.reconcile import keep_reconciled
 from runner.host.scheduler import Circumstances, Scheduler
@@ -51,7 +51,7 @@ from runner.host.tools.offered import offered
 from runner.host.tools.server import PATH as MCP_PATH
 from runner.host.tools.server import ToolServer
 from runner.host.tools.web import Web
-from runner.model import MAX_ID_CHARS, Event, Group, Message, Role, Task, Turn
+from runner.model import Event, Group, Message, Role, Task, Turn
 from runner.sandbox.spawner import Spawner
 from runner.settings.layout import Layout
 from runner.settings.load import load_settings
@@ -645,22 +645,6 @@ async def open_host(
             await spawner.close()
     finally:
         await store.close()
-
-
-def check_group_id(group_id: str) -> None:
-    """Raises: PermanentError unless it has 1 to 256 characters and none that cannot be stored."""
-    if not group_id or len(group_id) > MAX_ID_CHARS:
-        raise PermanentError(
-            f"a group id of {len(group_id)} characters",
-            hint=f"use 1 to {MAX_ID_CHARS} characters",
-            code="bad_group_id",
-        )
-    if "\0" in group_id or any("\ud800" <= c <= "\udfff" for c in group_id):
-        raise PermanentError(
-            "the group id holds a character that cannot be stored",
-            hint="leave out NUL and lone surrogates",
-            code="bad_group_id",
-        )
 
 
 async def _nothing() -> None:

@@ -49,6 +49,22 @@ def is_allowed(group_id: str, patterns: Iterable[str], *, registered: bool) -> b
     )
 
 
+def check_group_id(group_id: str) -> None:
+    """Raises: PermanentError unless it has 1 to 256 characters and none that cannot be stored."""
+    if not group_id or len(group_id) > MAX_ID_CHARS:
+        raise PermanentError(
+            f"a group id of {len(group_id)} characters",
+            hint=f"use 1 to {MAX_ID_CHARS} characters",
+            code="bad_group_id",
+        )
+    if "\0" in group_id or any("\ud800" <= c <= "\udfff" for c in group_id):
+        raise PermanentError(
+            "the group id holds a character that cannot be stored",
+            hint="leave out NUL and lone surrogates",
+            code="bad_group_id",
+        )
+
+
 def check_person_id(person: str) -> None:
     """Raises: PermanentError (``bad_member_id``) unless it can be told from every other one.
 

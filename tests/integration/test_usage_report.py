@@ -16,14 +16,8 @@ from fastapi import FastAPI
 from typer.testing import CliRunner, Result
 
 from runner.api.serving import serving
-from runner.api.usage import (
-    Filter,
-    QualityReport,
-    UsageReport,
-    ledger_of,
-    parse_by,
-    router,
-)
+from runner.api.usage import ledger_of, router
+from runner.api.usage_bodies import Filter, QualityReport, UsageReport, parse_by
 from runner.calls import DAY, NANO, By, Call, Failure, Outcome, Tokens
 from runner.cli import monitor, usage
 from runner.cli.context import Context

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError, ConflictError, PermanentError
-from runner.host.app import check_group_id
 from runner.host.lock import serving
+from runner.host.people import check_group_id
 from runner.host.takeover.tree import copy_file, directories, opened, read_file
 from runner.settings.layout import Layout
 from runner.store.foreign import ForeignGroup, read_ours, read_predecessor

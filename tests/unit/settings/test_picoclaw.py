@@ -208,17 +208,9 @@ def test_odd_documents_are_converted_or_refused_never_a_crash(
 
 
 def command(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = (
-        "import sys, typer\n"
-        "from runner.cli import import_\n"
-        "from runner.cli import main\n"
-        "names = {g.name for g in main.app.registered_groups}\n"
-        "'import' in names or main.app.add_typer(import_.app, name='import')\n"
-        "main.main(sys.argv[1:])\n"
-    )
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("NANOKIMI_", "PICOCLAW_"))}
     return subprocess.run(
-        [sys.executable, "-c", script, "--data", str(data), "import", "picoclaw", *arguments],
+        [sys.executable, "-m", "runner", "--data", str(data), "import", "picoclaw", *arguments],
         check=False,
         capture_output=True,
         text=True,

@@ -23,8 +23,9 @@ from runner.api.bodies import (
 )
 from runner.api.uploads import Upload, Uploads, message_body
 from runner.errors import ConflictError, LoginRequiredError, NotFoundError
-from runner.host.app import Host, Incoming
+from runner.host.app import Host
 from runner.host.events import ends_turn
+from runner.host.intake import Incoming
 from runner.model import Group
 from runner.store import Accepted
 

@@ -49,7 +49,9 @@ async def list_tasks(host: HostIn, group: GroupIn) -> TaskList:
 @router.post("/groups/{id}/tasks", status_code=201)
 async def add_task(host: HostIn, group: GroupIn, body: NewTaskIn) -> TaskOut:
     """Have the agent do something at set times. A group that is not there is made."""
-    return TaskOut.of(TaskInfo(await host.add_task(group, body.task(), created_by=body.created_by)))
+    return TaskOut.of(
+        TaskInfo(await host.intake.add_task(group, body.task(), created_by=body.created_by))
+    )
 
 
 @router.get("/groups/{id}/tasks/{task}")

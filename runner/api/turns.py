@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from runner.api.bodies import ErrorOut, MessageIn
 from runner.api.routes import CHANNEL, GroupIn, HostIn
 from runner.api.turn_bodies import RetriedOut, SteeredOut, TurnList, TurnOut
-from runner.host.app import Incoming
+from runner.host.intake import Incoming
 from runner.model import TurnState
 
 router = APIRouter(
@@ -47,7 +47,7 @@ async def retry_all(host: HostIn, group: GroupIn) -> RetriedOut:
 @router.post("/groups/{id}/steer")
 async def steer(body: MessageIn, host: HostIn, group: GroupIn) -> SteeredOut:
     """Bring a message into the turn that is running. 409 when none is."""
-    done = await host.steer(
+    done = await host.intake.steer(
         Incoming(
             group=group,
             text=body.text,

@@ -25,8 +25,9 @@ from starlette.types import Scope
 
 from runner.api.bodies import MessageIn
 from runner.errors import BusyError, PermanentError
-from runner.host.app import Host, Incoming
+from runner.host.app import Host
 from runner.host.attachments import MAX_ATTACHMENTS, Staged, Staging
+from runner.host.intake import Incoming
 from runner.host.people import check_group_id
 from runner.store import Accepted
 
@@ -89,9 +90,9 @@ class Upload:
         """
         staged = self.staged
         if staged is None:
-            return await host.accept(incoming)
+            return await host.intake.accept(incoming)
         try:
-            accepted = await host.accept(replace(incoming, staged=staged))
+            accepted = await host.intake.accept(replace(incoming, staged=staged))
         except (PermanentError, BusyError):
             await self._discard(host, incoming.group, staged)
             raise  # after any other error nobody knows whether it was written: the sweep sees

@@ -5,108 +5,65 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
 
 import structlog
 
 from runner.channels.secret import webhook_secret
 from runner.channels.webhook import Webhook
 from runner.errors import (
-    BusyError,
-    ConflictError,
     NanokimiError,
     OwnedElsewhereError,
-    PermanentError,
 )
 from runner.gateway.relay import Relay
 from runner.host import events
-from runner.host.attachments import Attachments, Staged
+from runner.host.attachments import Attachments
 from runner.host.attempt import TurnLimits
 from runner.host.command_desk import CommandDesk
 from runner.host.credentials import Credentials
-from runner.host.decide import wakes
 from runner.host.disk import DiskWatch
 from runner.host.dispatcher import Dispatcher
 from runner.host.events import EventLog
 from runner.host.files import SentFiles
 from runner.host.foreign import Foreign
+from runner.host.intake import Intake
 from runner.host.janitor import keep_forgetting
 from runner.host.lease import Keeper, host_id
 from runner.host.logins import GroupLogins
 from runner.host.models import Models
 from runner.host.opener import Opener
 from runner.host.outbox import Deliverer, SendLimits
-from runner.host.people import People, check_group_id, check_person_id
+from runner.host.people import People, check_group_id
 from runner.host.pool import Pool
+from runner.host.readiness import readiness
 from runner.host.reconcile import keep_reconciled
-from runner.host.scheduler import Circumstances, Scheduler
+from runner.host.scheduler import Scheduler
 from runner.host.shelf import Swept, keep_swept, remove_shelves
 from runner.host.tools.desk import ToolDesk
 from runner.host.tools.offered import offered
 from runner.host.tools.server import PATH as MCP_PATH
 from runner.host.tools.server import ToolServer
 from runner.host.tools.web import Web
-from runner.model import Event, Group, Message, Role, Task, Turn
+from runner.model import Group, Message, Turn
 from runner.sandbox.spawner import Spawner
 from runner.settings.layout import Layout
 from runner.settings.load import load_settings
 from runner.settings.reload import watch_settings
 from runner.settings.schema import Settings
-from runner.store import Accepted, Store, groups, place_of
+from runner.store import Store, groups, place_of
 from runner.store.deliveries import Deliveries
 from runner.store.hosts import Standing
 from runner.store.lease import Lease
 from runner.store.outbox import WEBHOOK
-from runner.store.task_desk import NewTask, Tasks, task_limits
+from runner.store.task_desk import Tasks, task_limits
 from runner.store.turn_desk import Turns
 from runner.store.turns import Retried
 
 log = structlog.get_logger()
 
-MAX_TEXT = 512 * 1024
 FLUSH = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A message as a channel hands it over; ``direct`` chats need no trigger word.
-
-    ``sender_id`` is the platform's id of the person. ``operator``: whoever runs this host says it.
-    ``reply_to_agent``: it answers something that the agent has said. ``reply_url`` is where the
-    answer is wanted.
-    """
-
-    group: str
-    text: str
-    channel: str
-    sender: str = ""
-    external_id: str | None = None
-    direct: bool = False
-    metadata: dict[str, Any] | None = None
-    sender_id: str = ""
-    operator: bool = False
-    reply_to_agent: bool = False
-    staged: Staged | None = None
-    reply_url: str = ""
-
-    @property
-    def person(self) -> str:
-        """Who sent it, for roles: without an id the name counts as one; empty for nobody."""
-        return self.sender_id or self.sender.strip()
-
-
-@dataclass(frozen=True, slots=True)
-class Steered:
-    """``joined``: the message is part of the running turn ``turn_id``; else of the one after it."""
-
-    message_id: str
-    turn_id: str
-    joined: bool
 
 
 class Host:
@@ -190,8 +147,6 @@ class Host:
             self._send_limits,
         )
         self.people = People(store, lambda: self.settings)
-        self.scheduler = Scheduler(store, log_, self._circumstances_of, self._dispatcher.wake)
-        self.tasks.changed = self.scheduler.look
         self.turns = Turns(store)
         self._foreign = Foreign(store, log_, lambda: self._keeper.standing.others)
         log_.before_following = self._foreign.begin
@@ -204,8 +159,18 @@ class Host:
             self,
             lambda: self._keeper.standing.others,
         )
-        self._deleting: set[str] = set()
-        self.stopping = False
+        self.intake = Intake(
+            store,
+            log_,
+            lambda: self.settings,
+            self.people,
+            self.commands,
+            self._dispatcher,
+            self.tasks,
+            self._here,
+        )
+        self.scheduler = Scheduler(store, log_, self.intake.circumstances_of, self._dispatcher.wake)
+        self.tasks.changed = self.scheduler.look
         self.died = asyncio.Event()
 
     @property
@@ -213,114 +178,16 @@ class Host:
         """The settings in force; a valid change of the file replaces them."""
         return self._opener.settings
 
-    # -- messages -------------------------------------------------------------------------------
+    @property
+    def stopping(self) -> bool:
+        """It takes nothing more in."""
+        return self.intake.closed
 
-    async def accept(self, incoming: Incoming) -> Accepted:
-        """Take a message; when this returns it is on disk and will be answered once.
-
-        Raises:
-            PermanentError: ``empty_message``, ``message_too_long``, ``bad_group_id``,
-                ``bad_member_id``, ``group_not_allowed`` or ``sender_blocked``.
-            NotFoundError: the group does not exist and ``[host] auto_create`` is off.
-            BusyError: the group's queue is full, or the host is stopping.
-        """
-        if self.stopping:
-            raise BusyError("the host is stopping", hint="try again soon", code="host_stopping")
-        check_group_id(incoming.group)
-        if incoming.group in self._deleting:
-            raise BusyError(
-                "the group is being deleted", hint="try again soon", code="group_deleting"
-            )
-        if incoming.sender_id:
-            check_person_id(incoming.sender_id)
-        role = await self.people.admit(incoming.group, incoming.person, operator=incoming.operator)
-        staged = incoming.staged or Staged(f"msg_{secrets.token_hex(12)}")
-        if not incoming.text.strip() and not staged.attachments:
-            raise PermanentError(
-                "the message is empty", hint='send some "text"', code="empty_message"
-            )
-        if len(incoming.text) > MAX_TEXT:
-            raise PermanentError(
-                f"the message has {len(incoming.text)} characters, {MAX_TEXT} are allowed",
-                hint="send it in parts, or put the text into a file of the workspace",
-                code="message_too_long",
-            )
-        message = Message(
-            id=staged.message_id,
-            group=incoming.group,
-            seq=0,
-            text=incoming.text,
-            sender=incoming.sender,
-            external_id=incoming.external_id,
-            wakes=wakes(
-                incoming.text,
-                self.trigger(incoming.group),
-                direct=incoming.direct or incoming.reply_to_agent,
-            ),
-            created_at=time.time(),
-            metadata=incoming.metadata or {},
-            channel=incoming.channel,
-            sender_id=incoming.person,
-            role=role,
-            attachments=staged.attachments,
-            reply_url=incoming.reply_url,
-        )
-        command = self.commands.read(incoming.group, incoming.text)
-        if command is not None and not message.attachments:  # files are for the agent
-            return await self.commands.accept(replace(message, wakes=True), command)
-        with self.events.writing(incoming.group) as event_id:
-            event = Event(
-                event_id,
-                incoming.group,
-                events.MESSAGE_ACCEPTED,
-                {
-                    "message_id": message.id,
-                    "sender": message.sender,
-                    "wakes": message.wakes,
-                    "held": self.held(incoming.group),
-                },
-                message_ids=(message.id,),
-            )
-            accepted = await self.store.accept(message, self.settings.host.max_queue, event)
-            if not accepted.duplicate:
-                self.events.show(event)
-        if not accepted.duplicate:
-            self._dispatcher.arrived(accepted.message)
-        return accepted
+    # -- groups ---------------------------------------------------------------------------------
 
     def trigger(self, group_id: str) -> str:
         """The word that wakes this group's agent; empty answers everything."""
         return self.settings.for_group(group_id).trigger
-
-    async def add_task(self, group_id: str, new: NewTask, *, created_by: str = "") -> Task:
-        """Have the group's agent do something at set times, for the person ``created_by``.
-
-        Raises:
-            PermanentError, NotFoundError, BusyError: as of a message that this person sends.
-            ConflictError: the group has too many tasks.
-        """
-        check_group_id(group_id)
-        if created_by:
-            check_person_id(created_by)
-        if group_id in self._deleting:
-            raise BusyError(
-                "the group is being deleted", hint="try again soon", code="group_deleting"
-            )
-        await self.people.admit(group_id, created_by, operator=not created_by)
-        return await self.tasks.add(group_id, new, created_by=created_by, make_group=True)
-
-    async def _circumstances_of(self, task: Task) -> Circumstances:
-        """What counts for a due task: who it runs for is admitted, and has a role, as of now."""
-        by = task.created_by
-        try:
-            role = await self.people.admit(task.group, by, operator=not by)
-        except PermanentError:
-            role = Role.BLOCKED
-        else:
-            role = role if by else Role.MEMBER
-        return Circumstances(role, self.settings.host.max_queue, self.held(task.group))
-
-    # -- groups ---------------------------------------------------------------------------------
 
     async def put_group(self, group_id: str) -> Group:
         """Register a group: it is served whatever the allowlist says.
@@ -332,42 +199,6 @@ class Host:
         group = await self.store.register_group(group_id)
         self.people.forget(group_id)
         return group
-
-    async def steer(self, incoming: Incoming) -> Steered:
-        """Let a message join the running turn. When this returns it is on disk, and either part of
-        that turn or, when the turn ended just now, of the next one.
-
-        Raises:
-            ConflictError: nothing runs, or the engine cannot take more into a turn.
-            NotFoundError, PermanentError, BusyError: see :meth:`accept`.
-        """
-        await self._here(incoming.group)
-        turn = self._dispatcher.running(incoming.group)
-        if turn is None:
-            raise ConflictError(
-                "nothing is running in this group",
-                hint="send a message instead",
-                code="nothing_running",
-            )
-        if not self._dispatcher.joinable(incoming.group):
-            raise ConflictError(
-                "the running turn takes no more messages now",
-                hint="send a message instead: the next turn has it",
-                code="not_steerable",
-            )
-        mark = self.events.mark()
-        accepted = await self.accept(replace(incoming, direct=True))
-        message = accepted.message.id
-        if accepted.duplicate or accepted.command:
-            known = accepted.message
-            return Steered(message, known.turn_id or turn.id, joined=known.steered)
-        async with contextlib.aclosing(self.events.follow(incoming.group, mark)) as log_:
-            async for event in log_:
-                if event.kind == events.TURN_STEERED and message in event.message_ids:
-                    return Steered(message, str(event.turn_id), joined=True)
-                if event.turn_id == turn.id and events.ends_turn(event):
-                    break
-        return Steered(message, turn.id, joined=False)
 
     async def retry(self, group_id: str, turn_id: str | None) -> Retried:
         """Let the messages of a failed turn, or of all, be answered by a new turn.
@@ -450,12 +281,9 @@ class Host:
             await asyncio.to_thread(self._remove_files, group.folder)
             await self.store.delete_group(group_id)
 
-        self._deleting.add(group_id)
-        try:
+        with self.intake.shut(group_id):
             await self._dispatcher.cancel(group_id)
             await self.pool.end(group_id, remove)
-        finally:
-            self._deleting.discard(group_id)
         self.people.forget(group_id)
         self.events.forget(group_id)
         self.models.forget(group_id)
@@ -473,19 +301,7 @@ class Host:
 
     async def readiness(self) -> dict[str, str]:
         """What has to work for a message to be answered: ``ok`` or what is wrong, by name."""
-        checks = {"store": "ok", "engine": "ok", "login": "ok"}
-        try:
-            await self.store.last_event_id()
-        except NanokimiError as e:
-            checks["store"] = e.message
-        try:
-            await self.spawner.check()
-        except NanokimiError as e:
-            checks["engine"] = f"{e.message}. {e.hint}"
-        try:
-            await self.credentials.check(self.settings.for_group("ready").provider)
-        except NanokimiError as e:
-            checks["login"] = f"{e.message}. {e.hint}"
+        checks = await readiness(self.store, self.spawner, self.credentials, self.settings)
         if self.stopping:
             checks["host"] = "it is stopping"
         if self.died.is_set():
@@ -559,7 +375,7 @@ class Host:
         """Take no more messages, give running turns ``[host] grace``, then end all streams."""
         if self.stopping:
             return
-        self.stopping = True
+        self.intake.closed = True
         if count := self._dispatcher.running_count():
             log.info("host.draining", turns=count, grace=self.settings.host.grace)
         await self._dispatcher.drain(time.monotonic() + self.settings.host.grace)

@@ -9,9 +9,10 @@ A slot is free only when the sandbox's removal is confirmed.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -72,9 +73,10 @@ class Pool:
         self._sessions: dict[str, AgentSession] = {}
         self._occupied: set[str] = set()
         self._idle: OrderedDict[str, float] = OrderedDict()
-        self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
+        self._waiting: dict[str, asyncio.Future[None]] = {}
         self._stops: dict[str, asyncio.Task[None]] = {}
         self._stuck: set[str] = set()
+        self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # -- for the dispatcher ---------------------------------------------------------------------
@@ -82,10 +84,12 @@ class Pool:
     @asynccontextmanager
     async def slot(self, group: str) -> AsyncIterator[Slot]:
         """Wait for this group's turn to have a sandbox; at the end it stays warm."""
-        async with self._turn_of(group):
+        # Two locks: whoever waits for a slot has nothing yet that `end` would have to wait for.
+        async with _lock_of(self._lines, group):
             await self._acquire(group)
             try:
-                yield Slot(self, group)
+                async with _lock_of(self._turns, group):
+                    yield Slot(self, group)
             finally:
                 self._release(group)
 
@@ -98,21 +102,23 @@ class Pool:
             EngineError: the engine does not confirm the removal; it is tried again, and ``then``
                 was not done.
         """
-        async with self._turn_of(group):
-            had_one = group in self._occupied
+        async with _lock_of(self._turns, group):
+            had_one = group in self._sessions
             if (stop := self._stops.get(group)) is not None:
                 await asyncio.wait({stop}, timeout=END_DEADLINE)
                 if not stop.done():
                     raise EngineError(
                         f"the sandbox of {group!r} does not end", hint="look at the engine"
                     )
-            if group in self._idle:
-                del self._idle[group]
-                try:
-                    await self._end(group)
-                except NanokimiError:
+            # Not idle: its slot has been given to a turn that waits for us.
+            idle = self._idle.pop(group, None) is not None
+            try:
+                await self._end(group)
+            except NanokimiError:
+                if idle:
                     self._start_stop(group)
-                    raise
+                raise
+            if idle or self._idle.pop(group, None) is not None:
                 self._free(group)
             await then()
             return had_one
@@ -156,22 +162,15 @@ class Pool:
 
     # -- slots ----------------------------------------------------------------------------------
 
-    def _turn_of(self, group: str) -> asyncio.Lock:
-        """Held while a turn of this group has a slot, and while its sandbox is taken away."""
-        lock = self._turns.get(group)
-        if lock is None:
-            lock = self._turns[group] = asyncio.Lock()
-        return lock
-
     async def _acquire(self, group: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((group, turn))
+        self._waiting[group] = turn
         self._make_room()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting.remove((group, turn))
+                del self._waiting[group]
             else:
                 self._release(group)
             raise
@@ -187,25 +186,33 @@ class Pool:
         self._make_room()
 
     def _make_room(self) -> None:
-        """Serve those who wait, in order; end as many idle sandboxes as the rest need."""
-        short = 0
-        still_waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
-        for group, turn in self._waiting:
-            if turn.done():
-                still_waiting.append((group, turn))  # given up: its task takes it out
-                continue
-            if group in self._idle:
+        """Serve those who wait, in order; end as many idle sandboxes as the rest need.
+
+        What it costs grows with the sandboxes, not with those who wait: they may be thousands.
+        """
+        for group in [g for g in self._idle if g in self._waiting]:
+            if not self._waiting[group].done():
                 del self._idle[group]
-            elif group not in self._occupied and len(self._occupied) < self._max():
-                self._occupied.add(group)
-            else:
-                short += group not in self._occupied
-                still_waiting.append((group, turn))
-                continue
-            turn.set_result(None)
-        self._waiting = still_waiting
-        while self._idle and len(self._stops) - len(self._stuck) < short:
+                self._serve(group)
+        room = max(self._max() - len(self._occupied), 0)
+        for group in list(itertools.islice(self._short(), room)):
+            self._occupied.add(group)
+            self._serve(group)
+        stopping = len(self._stops) - len(self._stuck)
+        short = sum(1 for _ in itertools.islice(self._short(), stopping + len(self._idle)))
+        for _ in range(short - stopping):
             self._evict(next(iter(self._idle)))
+
+    def _short(self) -> Iterator[str]:
+        """Groups that wait and have no sandbox. Those who gave up are taken out by their tasks."""
+        return (
+            group
+            for group, turn in self._waiting.items()
+            if group not in self._occupied and not turn.done()
+        )
+
+    def _serve(self, group: str) -> None:
+        self._waiting.pop(group).set_result(None)
 
     def _free(self, group: str) -> None:
         self._occupied.discard(group)
@@ -252,3 +259,10 @@ class Pool:
         if session is not None:
             await self._maker.close(session)
             self._sessions.pop(group, None)
+
+
+def _lock_of(locks: WeakValueDictionary[str, asyncio.Lock], group: str) -> asyncio.Lock:
+    lock = locks.get(group)
+    if lock is None:
+        lock = locks[group] = asyncio.Lock()
+    return lock

@@ -1,6 +1,7 @@
 """The pool's fairness, with sandboxes that only count: everything else of the pool is real."""
 
 import asyncio
+import time
 from collections import Counter
 from typing import cast
 
@@ -260,3 +261,59 @@ async def test_a_raised_limit_serves_those_who_wait(maker: Maker) -> None:
         await waiting
     reaper.cancel()
     await asyncio.wait({reaper})
+
+
+async def test_a_group_that_waits_for_a_slot_is_ended_without_waiting_for_others(
+    maker: Maker,
+) -> None:
+    pool = make_pool(maker, 1)
+    done: list[str] = []
+
+    async def then() -> None:
+        done.append("then")
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks, pool.slot("busy") as slot:
+        await slot.session()
+        waiting = tasks.create_task(turn(pool, "a"))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(1):
+            assert not await pool.end("a", then)
+        assert done == ["then"]
+        assert not waiting.done()
+
+
+async def test_what_is_done_at_a_groups_end_comes_before_the_turn_that_got_its_slot_meanwhile(
+    maker: Maker,
+) -> None:
+    pool = make_pool(maker, 1)
+    order: list[str] = []
+    await turn(pool, "a")
+
+    async def then() -> None:
+        assert not maker.living, "its files are removed now"
+        waiting.append(asyncio.create_task(turn(pool, "a", order)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        order.append("then")
+
+    waiting: list[asyncio.Task[None]] = []
+    async with asyncio.timeout(10):
+        assert await pool.end("a", then)
+        await waiting[0]
+    assert order == ["then", "a"]
+    assert maker.made == {"a": 2}
+
+
+async def test_thousands_of_groups_may_wait_at_once(maker: Maker) -> None:
+    # After a restart every group that has work comes at the same moment.
+    pool = make_pool(maker, 2)
+    count = 10_000
+
+    async def timed(groups: int) -> float:
+        began = time.perf_counter()
+        async with asyncio.timeout(300):
+            await asyncio.gather(*(turn(pool, f"g{n}") for n in range(groups)))
+        return time.perf_counter() - began
+
+    few = await timed(count // 10)
+    assert await timed(count) < 40 * few, "what a group costs grows with those that wait"

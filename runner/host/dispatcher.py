@@ -209,6 +209,7 @@ class Dispatcher:
                 await _first(asyncio.sleep(STORE_RETRY), self._draining.wait())
         finally:
             self._running.pop(group, None)
+            self._holds.end(group)
 
     async def _one_turn(self, group: str) -> bool:
         """Run the group's turn until it has ended or we are told to stop; False: nothing waited."""

@@ -9,6 +9,7 @@ import pytest
 from rig import Rig, group_path, log_in, running, write_config
 from sqlalchemy import Connection, update
 
+from runner.demo.faults import Fault
 from runner.demo.provider import DemoProvider
 from runner.errors import NanokimiError
 from runner.model import MessageState
@@ -126,3 +127,25 @@ async def test_a_host_that_slept_lets_go_of_what_another_has_taken(
                 await asyncio.sleep(0.05)
         assert sandbox.ref not in [i.ref for i in await one.host.spawner.list()]
         assert "birds" in two.host.pool.warm()
+
+
+async def test_a_host_holds_nothing_of_a_group_that_another_has_taken(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        one.provider.faults.add(Fault(status=503, message="down for maintenance"), times=5000)
+        await one.api.call("POST", f"{group_path('birds')}/messages", json={"text": "!say one"})
+        assert (await one.until("birds", "turn.failed")).data["held"]
+        assert one.host.held("birds")
+
+        def hand_over(c: Connection) -> None:
+            mine = update(t.hosts).where(t.hosts.c.id == one.host._lease.host)
+            c.execute(mine.values(expires_at=hosts.clock(c) - 1))
+            hosts.take(c, "birds", two.host._lease.host)
+
+        await one.host.store.transact(hand_over)
+        async with asyncio.timeout(30):
+            while one.host.held("birds") or not two.host.held("birds"):
+                await asyncio.sleep(0.05)
+        one.provider.faults.clear()
+        await settled(two, "birds")

@@ -191,11 +191,16 @@ class Dispatcher:
     # -- one group ------------------------------------------------------------------------------
 
     async def _work(self, group: str) -> None:
+        worked = False
         try:
             while not self._draining.is_set():
                 self._again.discard(group)
                 try:
-                    worked = await self._one_turn(group)
+                    # To wait for a slot only to find nothing would cost others a warm sandbox.
+                    if worked and not await self._store.has_work(group):
+                        worked = False
+                    else:
+                        worked = await self._one_turn(group)
                 except NanokimiError as e:
                     # The store failed: nothing is lost, the turn stays as it was written last.
                     log.error("turn.not_written", group=group, code=e.code, error=e.message)

@@ -195,6 +195,14 @@ def groups_with_work(c: Connection, host: str) -> list[str]:
     return [str(r) for r in c.scalars(query)]
 
 
+def has_work(c: Connection, group_id: str) -> bool:
+    """Has the group a turn that runs, or a message that wakes the agent?"""
+    waiting = select(_m.id).where(
+        _m.group_id == group_id, _m.state == MessageState.QUEUED, _m.wakes
+    )
+    return _unfinished(c, group_id) is not None or c.scalar(waiting.limit(1)) is not None
+
+
 def claim(c: Connection, group_id: str, host: str, event_id: int) -> Claim | Elsewhere | None:
     """The group's unfinished turn with a new attempt, or a new one of what waits."""
     group = hosts.take(c, group_id, host)

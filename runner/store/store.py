@@ -174,6 +174,10 @@ class Store:
         """Groups that ``host`` may work for, with a running turn or a message that wakes."""
         return await self.read(lambda c: queue.groups_with_work(c, host))
 
+    async def has_work(self, group_id: str) -> bool:
+        """Has the group a turn that runs, or a message that wakes the agent?"""
+        return await self.read(lambda c: queue.has_work(c, group_id))
+
     async def claim(self, group_id: str, host: str, event_id: int) -> Claim | Elsewhere | None:
         """Take the group's unfinished turn with a new attempt, or make one of what waits.
 

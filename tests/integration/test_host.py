@@ -214,6 +214,19 @@ async def test_waiting_groups_are_served_in_turn_by_few_sandboxes(tmp_path: Path
         assert most <= 2
 
 
+async def test_a_group_with_nothing_more_to_do_costs_no_other_its_warm_sandbox(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path, host="max_containers = 1") as r:
+        async with asyncio.timeout(60):
+            one = asyncio.create_task(r.ask("one", "!say one"))
+            await r.until("one", "turn.started")
+            await asyncio.gather(one, r.ask("two", "!say two"))
+            while workers := list(r.host._dispatcher._workers.values()):
+                await asyncio.wait(workers)
+        assert set(r.host.pool.warm()) == {"two"}
+
+
 async def test_messages_that_came_during_a_turn_are_answered_together_after_it(
     tmp_path: Path,
 ) -> None:

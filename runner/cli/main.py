@@ -81,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 130
     except typer.Exit as e:
         code = e.exit_code
+    except BrokenPipeError:  # whoever read it has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        code = 1
     except OSError as e:
         if debug:
             raise

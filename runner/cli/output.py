@@ -52,3 +52,12 @@ def ago(at: float) -> str:
 def plain(text: str) -> str:
     """Somebody's text, for a console that reads markup."""
     return text.replace("[", "\\[")
+
+
+def visible(text: str) -> str:
+    """Somebody's text as it is, with what would steer a terminal written out: ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text
+    )

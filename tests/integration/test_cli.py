@@ -16,6 +16,7 @@ from rig import log_in, write_config
 from runner.demo.faults import Fault
 from runner.demo.provider import DemoProvider
 from runner.model import folder_of
+from runner.sandbox.agentlog import AgentLog
 from runner.settings.layout import Layout
 
 DEADLINE = 60
@@ -357,13 +358,46 @@ async def test_logs_show_what_the_agent_said_on_stderr(shell: Shell) -> None:
     assert code == 1
     assert "there is no log" in err
     await shell.run("chat", "birds", "-m", "!say hi")
-    log = shell.layout.agent_log(folder_of("birds"))
-    log.parent.mkdir(exist_ok=True)
-    with log.open("a") as f:
-        f.write("a line of the agent\n")
+    log = AgentLog(shell.layout.agent_log(folder_of("birds")), now=lambda: 1795172545.123)
+    log.write(b"a line of the agent\n")
+    log.close()
+    shell.env["TZ"] = "CET-1"
     code, out, _ = await shell.run("logs", "birds")
     assert code == 0
-    assert out.endswith("a line of the agent\n")
+    assert out.endswith("2026-11-20 12:02:25 a line of the agent\n")
+    _, out, _ = await shell.run("logs", "birds", "--json")
+    assert json.loads(out.splitlines()[-1]) == {
+        "time": "2026-11-20T11:02:25.123Z",
+        "text": "a line of the agent",
+    }
+
+
+async def test_following_a_log_goes_on_until_ctrl_c(shell: Shell) -> None:
+    path = shell.layout.agent_log(folder_of("birds"))
+    path.parent.mkdir()
+    log = AgentLog(path)
+    log.write(b"the first line\n")
+    process = await shell.start("logs", "birds", "-f")
+    await read_until(process.stdout, b"the first line\n")
+    log.write(b"the second line\n")
+    await read_until(process.stdout, b"the second line\n")
+    log.close()
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(DEADLINE):
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (130, b"")
+
+
+async def test_a_reader_that_has_enough_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "runner", "--help"), stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    async with asyncio.timeout(DEADLINE):
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (1, b"")
 
 
 async def test_debug_in_the_environment_is_the_debug_level(shell: Shell) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from runner.errors import ConflictError, PermanentError, SandboxGoneError
+from runner.sandbox.agentlog import split_line
 from runner.sandbox.spawner import HOST_SOCKET, Running
 from runner.sandbox.volumes import prepare, sandbox_owner
 
@@ -80,7 +82,10 @@ async def test_an_agent_that_ends_at_once_is_seen_with_its_code_and_last_words(l
     status = await agent.exited()
     assert (status.running, status.exit_code) == (Running.EXITED, 7)
     assert "no luck" in status.detail
-    assert "no luck" in lab.layout.agent_log("g-1").read_text()
+    at, text = split_line(lab.layout.agent_log("g-1").read_text().splitlines()[-1])
+    assert text == "no luck"
+    assert at is not None
+    assert abs(at.timestamp() - time.time()) < QUICK_STOP
 
 
 async def test_output_of_an_agent_that_ends_at_once_is_not_lost(lab):

@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from tool_calls import turn_running
 
 from runner.api.serving import serving
 from runner.demo.provider import DemoProvider
@@ -57,6 +58,17 @@ async def test_an_agent_searches_by_the_groups_host(tmp_path: Path) -> None:
             assert "https://example.com/2" in answer
             refused = await r.ask("a", call("web_search", query=""))
             assert "https://" not in refused
+
+
+async def test_one_key_for_all_calls_gets_no_more_pages(tmp_path: Path) -> None:
+    more = PRIVATE + "per_turn = 2\n"
+    async with (
+        rig(tmp_path, more=more) as r,
+        serving(SITE, "127.0.0.1", 0) as site,
+        turn_running(r, "a") as at,
+    ):
+        told = [await at.call("web_fetch", key="k", url=f"{site}/kites") for _ in range(4)]
+        assert [failed for _, failed in told] == [False, False, True, True]
 
 
 async def test_a_turn_searches_no_oftener_than_it_may(tmp_path: Path) -> None:

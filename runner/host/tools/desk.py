@@ -63,7 +63,13 @@ class _Attempt:
     began: float
     calls: int = 0
     seen: Counter[str] = field(default_factory=Counter)
+    looked: Counter[str] = field(default_factory=Counter)
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_AT_ONCE))
+
+    def look(self, key: str) -> str:
+        """The key of a call that may run again: an attempt uses none of them twice."""
+        self.looked[key] += 1
+        return f"{key}:{self.looked[key]}"
 
 
 class ToolDesk:
@@ -143,9 +149,12 @@ class ToolDesk:
         if attempt.calls > MAX_CALLS:
             raise PermanentError(f"more than {MAX_CALLS} calls in one turn", code="tool_limit")
         asked = _parse(tool, tool.arguments_for(admin=of_group.admin), arguments)
+        known_as = policy.sent_key(key) or _nth(attempt, name, arguments)
+        if tool.looks:  # it runs again for a known key, so each of its runs counts
+            known_as = attempt.look(known_as)
         call = tool_calls.Call(
             turn,
-            policy.sent_key(key) or _nth(attempt, name, arguments),
+            known_as,
             name,
             policy.table_of(tool, settings).per_turn,
         )

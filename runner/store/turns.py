@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, func, select, update
 
@@ -159,7 +159,7 @@ def join(
     data = {"turn_id": turn.id, "message_ids": list(ids)}
     steered = Event(event_id, turn.group, "turn.steered", data, turn.id, ids)
     event_log.append(c, [steered])
-    return Joined(tuple(found), steered)
+    return Joined(tuple(replace(m, state=claimed, steered=True) for m in found), steered)
 
 
 def release_unheard(c: Connection, turn: Turn, heard: Collection[str]) -> list[str]:

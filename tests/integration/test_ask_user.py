@@ -8,6 +8,7 @@ import pytest
 from followed import until
 from rig import Rig, log_in, rig, write_config
 from served import LISTEN, Served
+from tool_calls import turn_running
 
 from runner.api.client import group_path
 from runner.demo.provider import DemoProvider
@@ -47,6 +48,24 @@ async def test_what_wakes_nobody_else_answers_a_question(tmp_path: Path) -> None
         await r.until("birds", "question.asked")
         await post(r, "birds", text="an owl")
         assert "an owl" in (await asking)[-1].data["text"]
+
+
+async def test_who_answers_lends_no_rights_and_gets_none(tmp_path: Path) -> None:
+    more = '[groups.birds]\ntrigger = "@kimi"\nadmin = true\n[people.roles]\nada = "admin"'
+    async with (
+        rig(tmp_path, more=more) as r,
+        turn_running(r, "birds", direct=True, sender_id="ada") as at,
+    ):
+        assert not (await at.call("register_group", group="one"))[1]
+        asking = asyncio.create_task(at.call("ask_user", question="which other?"))
+        await r.until("birds", "question.asked")
+        await post(r, "birds", text="mine", sender_id="bo")  # it wakes nobody
+        assert "mine" in (await asking)[0]
+        said, failed = await at.call("register_group", group="mine")
+        assert failed
+        assert "needs the role admin" in said
+        await at.call("schedule_task", prompt="sing", kind="interval", when="1h")
+        assert [i.task.created_by for i in await r.host.tasks.list("birds")] == ["bo"]
 
 
 async def test_nobody_answering_is_a_result(tmp_path: Path) -> None:

@@ -21,10 +21,21 @@ _PAIR = re.compile(r"\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 _UNSTORABLE = re.compile(r"\\u0000|\\ud[89a-f][0-9a-f]{2}")
 
 
-def role_of(messages: Iterable[Message]) -> Role:
-    """The least of the roles of those who woke the agent: nobody lends another their rights."""
+def asking(messages: Iterable[Message]) -> Message | None:
+    """The message with the least rights of those that a turn answers; nobody lends another theirs.
+
+    These are the ones that woke the agent, and those that joined: to a question, anybody's next
+    word is an answer.
+    """
     order = list(Role)
-    return max((m.role for m in messages if m.wakes), key=order.index, default=Role.MEMBER)
+    asked = (m for m in messages if m.wakes or m.steered)
+    return max(asked, key=lambda m: order.index(m.role), default=None)
+
+
+def role_of(messages: Iterable[Message]) -> Role:
+    """The role that a turn has."""
+    least = asking(messages)
+    return least.role if least is not None else Role.MEMBER
 
 
 def table_of(tool: AnyTool, settings: Settings) -> tables.Tool:

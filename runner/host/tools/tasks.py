@@ -8,8 +8,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
+from runner.host.tools.policy import asking
 from runner.host.tools.tool import AnyTool, Arguments, Connection, Context, Effect, Tool, ToolError
-from runner.model import Role, Task
+from runner.model import Task
 from runner.schedule import ScheduleKind
 from runner.store import tasks
 from runner.store.task_desk import MAX_PROMPT, NewTask, TaskChange, Tasks, Work
@@ -209,9 +210,8 @@ async def _group(context: Context, arguments: Arguments) -> str:
 
 def _person(context: Context) -> str:
     """Who a task of this turn runs for: nobody of it may gain rights by a task."""
-    order = list(Role)
-    asked = [m for m in context.messages if m.wakes]
-    return max(asked, key=lambda m: order.index(m.role)).sender_id if asked else ""
+    least = asking(context.messages)
+    return least.sender_id if least is not None else ""
 
 
 async def _write(context: Context, desk: Tasks, change: Work[Task], done: str) -> str:

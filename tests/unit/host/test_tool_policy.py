@@ -40,13 +40,15 @@ def settings(**more: Any) -> Settings:
     return parse_settings(raw, {}, path=Path("/nowhere/data/config.toml"))
 
 
-def said(role: Role, *, wakes: bool = True) -> Message:
-    return Message(id=role, group="g", seq=0, text="x", role=role, wakes=wakes)
+def said(role: Role, *, wakes: bool = True, steered: bool = False) -> Message:
+    return Message(id=role, group="g", seq=0, text="x", role=role, wakes=wakes, steered=steered)
 
 
 def test_a_turn_has_the_least_of_the_rights_of_those_who_woke_it() -> None:
     assert policy.role_of([said(Role.OWNER), said(Role.MEMBER)]) is Role.MEMBER
     assert policy.role_of([said(Role.OWNER), said(Role.MEMBER, wakes=False)]) is Role.OWNER
+    answer = said(Role.MEMBER, wakes=False, steered=True)
+    assert policy.role_of([said(Role.OWNER), answer]) is Role.MEMBER
     assert policy.role_of([]) is Role.MEMBER
 
 

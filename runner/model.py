@@ -60,13 +60,17 @@ class Role(StrEnum):
 
 
 class DeliveryKind(StrEnum):
-    """What a delivery tells the chat. ``answer`` and ``failure`` end a turn; the rest come amid."""
+    """What a delivery tells the chat. ``answer`` and ``failure`` end a turn; the rest come amid.
+
+    A ``notice`` says that the turn has to wait.
+    """
 
     ANSWER = "answer"
     FAILURE = "failure"
     MESSAGE = "message"
     FILE = "file"
     QUESTION = "question"
+    NOTICE = "notice"
 
 
 class DeliveryState(StrEnum):

@@ -331,12 +331,8 @@ class Dispatcher:
             next=type(decision).__name__,
         )
         if isinstance(decision, Hold):
-            if await self._turns.hold(turn) is None:
-                return None  # another host has taken it
-            if self._holds.begin(turn.group, error.code, first=turn.held_since is None):
-                told |= {"will_retry": True, "held": True}
-                self._log.tell(turn.group, events.TURN_FAILED, told, turn_id=turn.id)
-            return decision
+            told |= {"will_retry": True, "held": True}
+            return decision if await self._hold(turn, error.code, told) else None
         self._holds.end(turn.group)
         if isinstance(decision, Retry):
             if turn.held_since is not None:
@@ -348,6 +344,21 @@ class Dispatcher:
         ended = replace(turn, state=TurnState.FAILED, error=told, finished_at=time.time())
         await self._finish(ended, events.TURN_FAILED, told, run.heard(None))
         return None
+
+    async def _hold(self, turn: Turn, code: str, told: dict[str, Any]) -> bool:
+        """Let the turn wait, and say so when it is news; false: another host has taken it."""
+        if self._holds.is_news(turn.group, code, first=turn.held_since is None):
+            with self._log.writing(turn.group) as event_id:
+                notice = Event(event_id, turn.group, events.TURN_FAILED, told, turn.id)
+                held = await self._turns.hold(turn, notice, self._webhook(turn.group))
+                if held is not None:
+                    self._holds.begin(turn.group, code)
+                    self._log.show(notice)
+            return held is not None
+        if await self._turns.hold(turn) is None:
+            return False
+        self._holds.begin(turn.group, code)
+        return True
 
     @property
     def _max_attempts(self) -> int:

@@ -16,14 +16,16 @@ class Holds:
         self._why: dict[str, str] = {}
         self._answers: dict[str, asyncio.Event] = {}
 
-    def begin(self, group: str, code: str, *, first: bool) -> bool:
-        """The group's turn waits because of ``code``; is that news for its chat?
+    def is_news(self, group: str, code: str, *, first: bool) -> bool:
+        """Does the group's chat not know yet that its turn waits because of ``code``?
 
         ``first``: it did not wait before, also not in an earlier run of the host.
         """
-        before = self._why.get(group)
+        return first or self._why.get(group) not in (None, code)
+
+    def begin(self, group: str, code: str) -> None:
+        """The group's turn waits because of ``code``."""
         self._why[group] = code
-        return first or before not in (None, code)
 
     def end(self, group: str) -> None:
         self._why.pop(group, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.model import Turn, TurnState
+from runner.model import Event, Turn, TurnState
 from runner.store import turns
 from runner.store.store import Store
 from runner.store.turns import Joined, Retried
@@ -18,9 +18,12 @@ class Turns:
         """The group's newest turns, newest first. Raises: NotFoundError."""
         return await self._store.read(lambda c: turns.page(c, group, state, limit))
 
-    async def hold(self, turn: Turn) -> Turn | None:
-        """Excuse this attempt; the turn as it is now, ``None`` when another attempt runs."""
-        return await self._store.transact(lambda c: turns.hold(c, turn))
+    async def hold(self, turn: Turn, notice: Event | None = None, webhook: str = "") -> Turn | None:
+        """Excuse this attempt; the turn as it is now, ``None`` when another attempt runs.
+
+        ``notice`` is written for the chat to be told, at its own address or else at ``webhook``.
+        """
+        return await self._store.transact(lambda c: turns.hold(c, turn, notice, webhook))
 
     async def let_go(self, turn: Turn) -> None:
         """What held the turn is over."""

@@ -13,8 +13,17 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, func, select, update
 
 from runner.errors import NotFoundError
-from runner.model import MESSAGE_MOVES, Event, Message, MessageState, Turn, TurnState, advance
-from runner.store import event_log, groups
+from runner.model import (
+    MESSAGE_MOVES,
+    DeliveryKind,
+    Event,
+    Message,
+    MessageState,
+    Turn,
+    TurnState,
+    advance,
+)
+from runner.store import event_log, groups, outbox
 from runner.store import schema as t
 from runner.store.rows import message_of, turn_of
 
@@ -61,8 +70,11 @@ def page(c: Connection, group_id: str, state: TurnState | None, limit: int) -> l
 # -- held and failed ----------------------------------------------------------------------------
 
 
-def hold(c: Connection, turn: Turn) -> Turn | None:
-    """Excuse this attempt: it failed for a reason that passes. ``None``: it is a stale one."""
+def hold(c: Connection, turn: Turn, notice: Event | None, webhook: str) -> Turn | None:
+    """Excuse this attempt: it failed for a reason that passes. ``None``: it is a stale one.
+
+    ``notice`` is what the chat is told of it.
+    """
     groups.lock(c, turn.group)
     if not holds(c, turn):
         return None
@@ -70,6 +82,9 @@ def hold(c: Connection, turn: Turn) -> Turn | None:
     since = c.scalar(held) or time.time()
     mine = update(t.turns).where(t.turns.c.id == turn.id)
     c.execute(mine.values(excused=t.turns.c.excused + 1, held_since=since))
+    if notice is not None:
+        event_log.append(c, [notice])
+        outbox.say(c, turn, DeliveryKind.NOTICE, notice.kind, notice.data, webhook)
     row = c.execute(select(t.turns).where(t.turns.c.id == turn.id)).mappings().one()
     return turn_of(row)
 

@@ -2,8 +2,9 @@
 
 Ids are microseconds of the wall clock, raised where the clock did not move, so they grow over
 restarts too; their lowest four bits are the host's slot, so that no two hosts make the same.
-Facts (accepted, started, finished, failed, tools) are written to the store; the
-deltas of a text are kept in memory only, as the finished text holds the same words.
+Facts (accepted, started, finished, failed, tools) are written to the store, and in memory only
+until they are; the deltas of a text are kept in memory only, as the finished text holds the same
+words.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class EventLog:
         self._last = last_id
         self._rings: OrderedDict[str, deque[Event]] = OrderedDict()
         self._subscribers: dict[str, set[Subscription]] = {}
-        self._unwritten: deque[Event] = deque()
+        self._unwritten: dict[int, Event] = {}
         self._dirty = asyncio.Event()
         self._lines: dict[str, _Line] = {}
         self._observers: list[Callable[[Event], None]] = []
@@ -148,7 +149,7 @@ class EventLog:
             self._emit(group, line)
 
     def show(self, event: Event) -> None:
-        """Hand an event that is on disk (or needs no disk) to the group's listeners."""
+        """Hand an event that is on disk, or needs none, to the group's listeners."""
         line = self._lines.setdefault(event.group, _Line())
         line.reserved.discard(event.id)
         heapq.heappush(line.waiting, (event.id, event))
@@ -170,8 +171,8 @@ class EventLog:
         event = Event(self._next_id(), group, kind, data, turn_id)
         if kind not in _MEMORY_ONLY:
             if len(self._unwritten) >= UNWRITTEN:
-                self._unwritten.popleft()
-            self._unwritten.append(event)
+                del self._unwritten[next(iter(self._unwritten))]
+            self._unwritten[event.id] = event
             self._dirty.set()
         self.show(event)
 
@@ -192,21 +193,24 @@ class EventLog:
             self._lines.pop(group, None)
 
     def _publish(self, event: Event) -> None:
-        ring = self._rings.get(event.group)
-        if ring is None:
-            ring = self._rings[event.group] = deque(maxlen=RING)
+        if ends_turn(event):  # the finished text holds what the deltas said
+            self._keep_unwritten(event.group)
+        if event.kind in _MEMORY_ONLY or event.id in self._unwritten:
+            ring = self._rings.setdefault(event.group, deque(maxlen=RING))
+            ring.append(event)
+            self._rings.move_to_end(event.group)
             while len(self._rings) > GROUPS_IN_MEMORY:
                 self._rings.popitem(last=False)
-        self._rings.move_to_end(event.group)
-        if ends_turn(event):  # the finished text holds what the deltas said
-            kept = [e for e in ring if e.kind not in _MEMORY_ONLY]
-            ring.clear()
-            ring.extend(kept)
-        ring.append(event)
         for subscriber in self._subscribers.get(event.group, ()):
             subscriber.push(event)
         for observer in self._observers:
             observer(event)
+
+    def _keep_unwritten(self, group: str) -> None:
+        """Forget what the store has, and what nobody will ask for any more."""
+        kept = [e for e in self._rings.pop(group, ()) if e.id in self._unwritten]
+        if kept:
+            self._rings[group] = deque(kept, maxlen=RING)
 
     async def run(self) -> None:
         """Write told facts in batches until cancelled; the rest is written on the way out."""
@@ -219,14 +223,19 @@ class EventLog:
             await self._flush()
 
     async def _flush(self) -> None:
-        batch = list(self._unwritten)
-        self._unwritten.clear()
+        batch = list(self._unwritten.values())
         try:
             if batch:
                 await self._store.append_events(batch)
         except Exception as e:  # noqa: BLE001
             # Only progress events come this way; results are written with their turn.
             log.warning("events.not_written", count=len(batch), error=str(e))
+        finally:
+            for event in batch:
+                self._unwritten.pop(event.id, None)
+            for group in {e.group for e in batch}:
+                if not any(e.kind in _MEMORY_ONLY for e in self._rings.get(group, ())):
+                    self._keep_unwritten(group)
 
     def subscribe(self, group: str) -> Subscription:
         """Listen from now on; give it back with :meth:`unsubscribe`."""
@@ -253,8 +262,9 @@ class EventLog:
             if self.before_following is not None:
                 await self.before_following(group)
             if after is not None:
+                # Before the store is asked: what is written meanwhile leaves memory.
+                recent = [e for e in self._rings.get(group, ()) if e.id > after]
                 stored = await self._store.events_after(group, after, KEPT_EVENTS_PER_GROUP)
-                recent = (e for e in self._rings.get(group, ()) if e.id > after)
                 past = {e.id: e for e in (*stored, *recent)}
                 shown.update(past)
                 for id_ in sorted(past):

@@ -51,11 +51,15 @@ async def test_everything_after_a_mark_is_seen_once_and_in_order(log: EventLog) 
     assert [e.id for e in seen] == sorted({e.id for e in seen})
 
 
-async def test_an_event_waits_for_one_before_it_that_is_still_being_written(log: EventLog) -> None:
+async def test_an_event_waits_for_one_before_it_that_is_still_being_written(
+    log: EventLog, store: Store
+) -> None:
     mark = log.mark()
     with log.writing("g") as id_:
         log.tell("g", events.TEXT_DELTA, {"n": 2})
-        log.show(Event(id_, "g", events.TURN_STARTED, {"n": 1}))
+        started = Event(id_, "g", events.TURN_STARTED, {"n": 1})
+        await store.append_events([started])
+        log.show(started)
     assert [e.data["n"] for e in await take(log, 2, mark)] == [1, 2]
 
 
@@ -88,6 +92,40 @@ async def test_deltas_of_an_ended_turn_are_forgotten(log: EventLog) -> None:
     log.tell("g", events.TEXT_DELTA, {"n": 1})
     log.tell("g", events.TURN_FINISHED, {"n": 2})
     assert [e.data["n"] for e in await take(log, 1, mark)] == [2]
+
+
+async def test_memory_keeps_nothing_of_a_turn_that_has_ended_and_is_written(store: Store) -> None:
+    log = await EventLog.open(store)
+    mark = log.mark()
+    for n in range(3):
+        log.tell("g", events.TOOL_FINISHED, {"n": n})
+        log.tell("g", events.TEXT_DELTA, {"n": -1})
+    log.tell("g", events.TURN_FINISHED, {"n": 3})
+    assert log.unwritten == 4
+    assert [e.data["n"] for e in await take(log, 4, mark)] == [0, 1, 2, 3]
+    await log._flush()
+    assert log.unwritten == 0
+    assert not log._rings
+    assert [e.data["n"] for e in await take(log, 4, mark)] == [0, 1, 2, 3]
+
+
+async def test_what_is_written_while_somebody_begins_to_follow_is_seen_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await EventLog.open(store)
+    mark = log.mark()
+    log.tell("g", events.TOOL_STARTED, {"n": 1})
+    look = store.events_after
+
+    async def slow(group: str, after: int, limit: int = 1000) -> list[Event]:
+        found = await look(group, after, limit)
+        await log._flush()
+        log.tell("g", events.TURN_FINISHED, {"n": 2})
+        await log._flush()
+        return found
+
+    monkeypatch.setattr(store, "events_after", slow)
+    assert [e.data["n"] for e in await take(log, 2, mark)] == [1, 2]
 
 
 async def test_a_reader_that_lags_is_told_to_come_back(log: EventLog) -> None:

@@ -97,6 +97,19 @@ def lost_a_race(e: DBAPIError) -> bool:
     return getattr(e.orig, "sqlstate", None) in _AGAIN
 
 
+def transaction_of(c: Connection) -> str | None:
+    """What the server calls the running transaction; ``None`` when it has changed nothing."""
+    found: str | None = c.scalar(text("SELECT CAST(pg_current_xact_id_if_assigned() AS text)"))
+    return found
+
+
+def has_committed(c: Connection, transaction: str) -> bool | None:
+    """Did it? ``None``: it is not over yet."""
+    query = text("SELECT pg_xact_status(CAST(:id AS xid8))")
+    status = c.scalar(query, {"id": transaction})
+    return None if status == "in progress" else status == "committed"
+
+
 def explain_postgres(e: DBAPIError, url: URL) -> NanokimiError:
     """What an operator can do about it; the password is in none of it."""
     state = getattr(e.orig, "sqlstate", None) or ""

@@ -12,22 +12,25 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from runner.errors import BusyError
 from runner.store.database import explain
-from runner.store.postgres import lost_a_race
+from runner.store.postgres import has_committed, lost_a_race, transaction_of
 
 _T = TypeVar("_T")
 
 BATCH = 64
 CAPACITY = 5_000
 _TRIES = 5  # of a job alone that meets another host's
+_ASK_FOR = 10.0
+_ASK_EVERY = 0.2
 
 
 @dataclass(slots=True)
@@ -68,7 +71,7 @@ class Writer:
         Raises:
             BusyError: too many jobs wait already, or the store is closed.
             TemporaryError, PermanentError: the database refused; ``work`` has no effect. Only when
-                the connection broke in a commit, nobody can know.
+                the connection broke in a commit and the server stays away, nobody can know.
         """
         job = _Job(work, self._loop.create_future())
         with self._change:
@@ -130,7 +133,7 @@ class Writer:
     def _alone(self, job: _Job) -> None:
         for left in reversed(range(_TRIES)):
             try:
-                with self._engine.begin() as c:
+                with self._transaction() as c:
                     job.result = job.work(c)
             except DBAPIError as e:
                 if not left or not lost_a_race(e):
@@ -141,7 +144,7 @@ class Writer:
 
     def _together(self, batch: Sequence[_Job]) -> None:
         """Raises: _Undone: nothing was written, and each alone may succeed."""
-        with self._engine.begin() as c:
+        with self._transaction() as c:
             for job in batch:
                 # Never released: the commit does that, and the newest of a name is the one meant.
                 c.exec_driver_sql("SAVEPOINT job")
@@ -155,6 +158,38 @@ class Writer:
                             raise _Undone from None
                     job.error = self._explained(e)
                     c.exec_driver_sql("ROLLBACK TO SAVEPOINT job")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """As the engine's, but a commit whose answer got lost counts when it happened."""
+        mark: str | None = None
+        ends = False
+        try:
+            with self._engine.begin() as c:
+                yield c
+                if c.dialect.name == "postgresql":
+                    mark = transaction_of(c)
+                ends = True
+        except DBAPIError as e:
+            if not (ends and mark and e.connection_invalidated and self._has_committed(mark)):
+                raise
+
+    def _has_committed(self, mark: str) -> bool:
+        """Ask the server, which may have to come back first."""
+        deadline = time.monotonic() + _ASK_FOR
+        while True:
+            try:
+                with self._engine.begin() as c:
+                    committed = has_committed(c, mark)
+            except OperationalError:
+                committed = None
+            except DBAPIError:  # another server, which knows nothing of it
+                return False
+            if committed is not None:
+                return committed
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_ASK_EVERY)
 
     def _explained(self, e: Exception) -> Exception:
         # A broken constraint is a bug of ours, never the operator's.

@@ -1,6 +1,6 @@
 """A PostgreSQL server for tests, from Debian's programs: real, with fsync, and gone afterwards.
 
-And a process that keeps SQLite's write lock.
+And a process that keeps SQLite's write lock, and a way to the server that breaks in a commit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pwd
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import make_url
 
 DEBIAN = Path("/usr/lib/postgresql")
 DEADLINE = 30.0
@@ -205,3 +208,67 @@ def _account() -> str:
 def _die_with_parent() -> None:
     """A test run that is killed leaves no server behind."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
+
+
+class Wire:
+    """A way to a server that breaks at the next commit, when it is told to.
+
+    ``cut``: ``answer`` breaks it when the server has committed, ``request`` before it hears of it.
+    """
+
+    def __init__(self, server: PostgresServer, directory: Path) -> None:
+        self.cut: Literal["", "answer", "request"] = ""
+        self.cuts = 0
+        self._to = str(server.directory / ".s.PGSQL.5432")
+        self._from = directory / ".s.PGSQL.5432"
+        self._directory = directory
+        self._listening = socket.socket(socket.AF_UNIX)
+
+    def __enter__(self) -> Wire:
+        self._listening.bind(str(self._from))
+        self._listening.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def url(self, url: str) -> str:
+        """The URL of the same database, by this way."""
+        return (
+            make_url(url)
+            .update_query_dict({"host": str(self._directory)})
+            .render_as_string(hide_password=False)
+        )
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._to)
+                for pump in (self._requests, self._answers):
+                    threading.Thread(target=pump, args=(client, server), daemon=True).start()
+
+    def _requests(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                if b"COMMIT\0" in data and self.cut:
+                    how, self.cut = self.cut, ""
+                    self.cuts += 1
+                    client.shutdown(socket.SHUT_RDWR)
+                    if how == "answer":
+                        server.sendall(data)
+                    break
+                server.sendall(data)
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_WR)
+
+    def _answers(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                client.sendall(data)
+        for end in (client, server):
+            end.close()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from database_server import PostgresServer, locked
+from database_server import PostgresServer, Wire, locked
 
 from runner.errors import TemporaryError
 from runner.model import Event, Message, TurnState
@@ -95,6 +95,24 @@ async def test_a_restart_that_nobody_noticed_costs_no_message(
         postgres.start()
         await say(store, "after")
         assert await texts(store) == ["before", "after"]
+
+
+async def test_a_connection_that_breaks_in_a_commit_leaves_nobody_in_doubt(
+    postgres: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    with Wire(postgres, tmp_path) as wire:
+        async with opened(wire.url(postgres_url)) as store:
+            await say(store, "before")
+            wire.cut = "answer"
+            await say(store, "committed")
+            wire.cut = "request"
+            assert await refused(store, "lost") == "store_unavailable"
+            wire.cut = "answer"
+            await asyncio.gather(*(say(store, f"together {n}") for n in range(5)))
+            await say(store, "after")
+            assert wire.cuts == 3
+            together = [f"together {n}" for n in range(5)]
+            assert await texts(store) == ["before", "committed", *together, "after"]
 
 
 async def test_what_was_acknowledged_survives_a_crash_of_the_server(

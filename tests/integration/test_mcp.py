@@ -198,6 +198,24 @@ async def test_an_admin_group_speaks_and_schedules_for_others(tmp_path: Path) ->
         assert [i.task.prompt for i in await r.host.tasks.list("birds")] == ["sing"]
 
 
+async def test_a_member_of_an_admin_group_acts_for_no_other(tmp_path: Path) -> None:
+    more = "[groups.boss]\nadmin = true"
+    async with rig(tmp_path, more=more) as r:
+        await r.ask("birds", "!say hello")
+        async with turn_running(r, "boss", sender_id="u1") as at:
+            for tool in (t for t in (await at.ask("tools/list")).json()["result"]["tools"]):
+                assert "group" not in tool["inputSchema"]["properties"], tool["name"]
+            for name, more_ in (
+                ("send_message", {"text": "from below"}),
+                ("list_tasks", {}),
+                ("schedule_task", {"prompt": "sing", "kind": "interval", "when": "1h"}),
+            ):
+                said, failed = await at.call(name, group="birds", **more_)
+                assert failed, said
+        assert await sent(r, "birds") == []
+        assert await r.host.tasks.list("birds") == []
+
+
 async def test_tasks_are_kept_by_their_tools(tmp_path: Path) -> None:
     async with rig(tmp_path) as r, turn_running(r, "birds", sender_id="u1") as at:
         asked = {"prompt": "sing", "kind": "cron", "when": "0 9 * * *", "timezone": "Europe/Zurich"}

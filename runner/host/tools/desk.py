@@ -97,7 +97,7 @@ class ToolDesk:
         settings = self._settings()
         of_group = settings.for_group(group)
         return tuple(
-            _offer(tool, tool.arguments_for(admin=of_group.admin))
+            _offer(tool, tool.arguments_for(of_group, role))
             for tool in self._tools.values()
             if not policy.refusal(tool, settings, of_group, role)
         )
@@ -148,7 +148,7 @@ class ToolDesk:
         attempt.calls += 1
         if attempt.calls > MAX_CALLS:
             raise PermanentError(f"more than {MAX_CALLS} calls in one turn", code="tool_limit")
-        asked = _parse(tool, tool.arguments_for(admin=of_group.admin), arguments)
+        asked = _parse(tool, tool.arguments_for(of_group, role), arguments)
         known_as = policy.sent_key(key) or _nth(attempt, name, arguments)
         if tool.looks:  # it runs again for a known key, so each of its runs counts
             known_as = attempt.look(known_as)

@@ -47,7 +47,8 @@ class Tool(ABC, Generic[_A]):
 
     name: what the model calls it by.
     description: what the model knows of it.
-    arguments: the model of its arguments; ``admin_arguments`` is offered to admin groups instead.
+    arguments: the model of its arguments; ``admin_arguments`` is offered to the admins of admin
+        groups instead.
     table: the ``[tools.NAME]`` that switches and limits it.
     admin: only groups with ``admin = true`` have it.
     looks: it changes nothing, so a call that is made again is run again.
@@ -69,9 +70,10 @@ class Tool(ABC, Generic[_A]):
             NanokimiError: why not; :class:`ToolError` if nothing better fits.
         """
 
-    def arguments_for(self, *, admin: bool) -> type[Arguments]:
-        """The arguments that a group is offered."""
-        return self.admin_arguments if admin and self.admin_arguments else self.arguments
+    def arguments_for(self, of_group: GroupSettings, role: Role) -> type[Arguments]:
+        """The arguments that a turn with this role is offered."""
+        manages = of_group.admin and role.covers(Role.ADMIN)
+        return self.admin_arguments if manages and self.admin_arguments else self.arguments
 
 
 AnyTool = Tool[Any]
@@ -131,7 +133,7 @@ class Context:
         return await self.store.read(work)
 
     async def target(self, group: str) -> str:
-        """The group that a call is about: the caller's own, or another's for an admin group.
+        """The group that a call is about: the caller's own, or an admin's choice in an admin group.
 
         Raises:
             ToolError: it may not, or there is no such group.
@@ -140,6 +142,11 @@ class Context:
             return self.group
         if not self.of_group.admin:
             raise ToolError("this group may not act for others", hint="leave out group")
+        if not self.role.covers(Role.ADMIN):
+            raise ToolError(
+                f"only admins may name another group, and somebody who asked is {self.role} here",
+                hint="leave out group",
+            )
         if await self.store.read(lambda c: groups.find(c, group)) is None:
             raise ToolError(
                 f"there is no group {group[:80]!r}", hint="list_groups says which there are"

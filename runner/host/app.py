@@ -104,6 +104,7 @@ class Host:
                 self.files,
                 lambda turn, after: self._dispatcher.expect(turn, after),  # noqa: PLW0108
             ),
+            credentials.secrets,
         )
         self.tools = ToolServer(desk)
         self.relay = Relay(lambda: self.models.gateway, {MCP_PATH: self.tools.serve})

@@ -9,6 +9,7 @@ import pytest
 from rig import rig
 
 from runner.host.tools.messages import SendMessage
+from runner.model import folder_of
 
 
 def call(name: str, **arguments: Any) -> str:
@@ -60,6 +61,22 @@ async def test_a_sandbox_that_calls_its_provider_itself_has_the_hosts_tools_too(
         assert await r.ask("birds", f"{call('send_message', text='hi')}\n!say {{last}}") == "sent"
         await r.ask("birds", "!say again")
         assert kinds(await r.events("birds")).count("message.sent") == 1
+
+
+async def test_a_tool_tells_no_chat_the_token_that_an_open_sandbox_holds(tmp_path: Path) -> None:
+    more = '[groups.birds]\nnetwork = "open"'
+    async with rig(tmp_path, more=more) as r:
+        await r.ask("birds", "!say hi")
+        projected = r.layout.credentials_projection(folder_of("birds")) / "kimi-code.json"
+        token = json.loads(projected.read_text())["access_token"]
+        said = call("send_message", text=f"it is {token}!")
+        when = {"kind": "interval", "when": "1h"}
+        said += f"\n{call('schedule_task', prompt=f'say {token}', **when)}"
+        await r.ask("birds", f"{said}\n!say over")
+        (sent,) = [e for e in await r.events("birds") if e["kind"] == "message.sent"]
+        assert sent["text"] == "it is [redacted]!"
+        (task,) = await r.host.tasks.list("birds")
+        assert task.task.prompt == "say [redacted]"
 
 
 async def test_who_asks_decides_what_the_model_is_offered(tmp_path: Path) -> None:

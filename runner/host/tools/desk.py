@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from runner.errors import NanokimiError, PermanentError
 from runner.host.events import EventLog
+from runner.host.redact import redact
 from runner.host.tools import policy
 from runner.host.tools.tool import AnyTool, Arguments, Context, schema_of
 from runner.model import Message, Role, Turn
@@ -73,7 +74,11 @@ class _Attempt:
 
 
 class ToolDesk:
-    """``tools`` are offered in this order, always."""
+    """``tools`` are offered in this order, always.
+
+    Args:
+        secrets: what must not be told to a chat, though an open sandbox may hold it.
+    """
 
     def __init__(
         self,
@@ -82,11 +87,13 @@ class ToolDesk:
         settings: Callable[[], Settings],
         current: Current,
         tools: Sequence[AnyTool],
+        secrets: Callable[[], Collection[str]],
     ) -> None:
         self._store = store
         self._log = log_
         self._settings = settings
         self._current = current
+        self._secrets = secrets
         self._tools = {tool.name: tool for tool in tools}
         self._attempts: dict[str, _Attempt] = {}
 
@@ -148,7 +155,8 @@ class ToolDesk:
         attempt.calls += 1
         if attempt.calls > MAX_CALLS:
             raise PermanentError(f"more than {MAX_CALLS} calls in one turn", code="tool_limit")
-        asked = _parse(tool, tool.arguments_for(of_group, role), arguments)
+        safe = redact(dict(arguments), self._secrets())
+        asked = _parse(tool, tool.arguments_for(of_group, role), safe)
         known_as = policy.sent_key(key) or _nth(attempt, name, arguments)
         if tool.looks:  # it runs again for a known key, so each of its runs counts
             known_as = attempt.look(known_as)

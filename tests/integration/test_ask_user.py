@@ -1,6 +1,7 @@
 """``ask_user``: a turn asks the chat, and goes on with what somebody says."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ ASK = '!call ask_user {"question": "which bird?", "options": ["heron", "owl"]}\n
 async def post(r: Rig, group: str, **message: Any) -> str:
     path = f"{group_path(group)}/messages"
     return str((await r.api.call("POST", path, json=message))["message_id"])
+
+
+def due_soon() -> str:
+    return (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
 
 
 async def messages(r: Rig, group: str) -> list[tuple[str, str]]:
@@ -93,6 +98,15 @@ def test_the_wait_ends_before_the_turn_does(
 def test_options_are_numbered_for_chats_without_buttons() -> None:
     assert shown("which?", ["a", "b"]) == "which?\n1. a\n2. b"
     assert shown("which?", []) == "which?"
+
+
+async def test_a_task_with_a_conversation_of_its_own_keeps_nobody_waiting(tmp_path: Path) -> None:
+    async with rig(tmp_path) as r:
+        task = {"prompt": ASK, "schedule": {"once": due_soon()}}
+        await r.api.call("POST", f"{group_path('birds')}/tasks", json=task)
+        done = await r.until("birds", "turn.finished")
+        assert "can ask nobody" in done.data["text"]
+        assert "question.asked" not in [e["kind"] for e in await r.events("birds")]
 
 
 async def test_a_cancelled_turn_asks_no_more(tmp_path: Path) -> None:

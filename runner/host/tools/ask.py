@@ -58,6 +58,13 @@ class AskUser(Tool[Question]):
         self._expect = expect
 
     async def call(self, context: Context, arguments: Question) -> str:
+        if context.turn.session:  # what people say next is of the group's conversation
+            raise ToolError(
+                "a task with a conversation of its own can ask nobody",
+                hint="say by send_message what you need to know, and end; who answers is heard in "
+                "the chat's conversation",
+                code="nobody_to_ask",
+            )
         # Waiting comes first: an answer may be there as soon as the question is.
         asked_after = await _asked_after(context)
         after = await context.read(lambda c: turns.last_seq(c, context.group))

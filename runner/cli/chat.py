@@ -16,7 +16,7 @@ import typer
 from runner.api.client import Api, ServerEvent, group_path
 from runner.cli.connection import connect
 from runner.cli.context import Context, context_of, run
-from runner.cli.output import err, note, show_error
+from runner.cli.output import err, note, show_error, visible
 from runner.errors import NanokimiError, PermanentError
 
 # Where a turn's failure leaves the command (see the exit codes in the docs).
@@ -168,13 +168,10 @@ class _Terminal:
         data = event.data
         match event.kind:
             case "text.delta":
-                text = str(data["text"])
-                sys.stdout.write(text)
-                sys.stdout.flush()
-                self._mid_line = not text.endswith("\n")
+                self._say(str(data["text"]))
             case "text.reset":
                 self._note("the answer was cut and begins again:")
-                sys.stdout.write(str(data["text"]))
+                self._say(str(data["text"]))
             case "file.sent":
                 self._note(f"→ {data['name']} ({data['size']} bytes): {data['url']}")
             case "tool.started":
@@ -191,6 +188,13 @@ class _Terminal:
                 elif data.get("stop_reason") not in ("end_turn", None):
                     self._note(f"the agent stopped early: {data['stop_reason']}")
                 self._end_line()
+
+    def _say(self, text: str) -> None:
+        """What an agent says cannot steer a terminal; into a file or a pipe it goes as it is."""
+        sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+        if text:
+            self._mid_line = not text.endswith("\n")
 
     def _note(self, text: str) -> None:
         self._end_line()

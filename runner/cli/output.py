@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from runner.errors import NanokimiError
+
+# Controls but for tabs and line ends, marks that turn writing around, and halves of characters.
+_STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -50,14 +55,10 @@ def ago(at: float) -> str:
 
 
 def plain(text: str) -> str:
-    """Somebody's text, for a console that reads markup."""
-    return text.replace("[", "\\[")
+    """Somebody's text, for a console that reads markup: it is none, and steers no terminal."""
+    return escape(visible(text))
 
 
 def visible(text: str) -> str:
     """Somebody's text as it is, with what would steer a terminal written out: ``\\x1b``."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text
-    )
+    return _STEERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -17,7 +17,7 @@ from runner.cli.check import Check, Grade, failed
 from runner.cli.checks_login import check_clock, check_files, check_fit, check_login
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import out, plain, show_json, table
-from runner.errors import NanokimiError
+from runner.errors import ImageMissingError, NanokimiError
 from runner.host.credentials import Credentials
 from runner.host.shelf import remove_shelves
 from runner.model import folder_of
@@ -174,13 +174,18 @@ async def _sandbox(settings: Settings, spawner: Spawner) -> AsyncIterator[Check]
     try:
         report = await spawner.check()
     except NanokimiError as e:
-        yield failed("engine", e)
+        yield failed("image" if isinstance(e, ImageMissingError) else "engine", e)
         return
     found = f"{report.backend} {report.version}: {report.isolation}"
     if report.warning:
         yield Check("engine", Grade.WARN, found, report.warning)
     else:
         yield Check("engine", Grade.PASS, found)
+    if report.stale:
+        found = f"{report.image} is of another release: its agents may lack tools of this host"
+        yield Check("image", Grade.WARN, found, "run `nanokimi build`")
+    elif report.image:
+        yield Check("image", Grade.PASS, report.image)
     spec = SandboxSpec(
         group=PROBE,
         folder=folder_of(PROBE),

@@ -371,6 +371,8 @@ class Host:
         log.info("sandbox.backend", backend=found.backend, isolation=found.isolation)
         if found.warning:
             log.warning("sandbox.weaker", warning=found.warning)
+        if found.stale:
+            log.warning("image.stale", image=found.image, hint="run `nanokimi build`")
 
     async def drain(self) -> None:
         """Take no more messages, give running turns ``[host] grace``, then end all streams."""

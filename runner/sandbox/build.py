@@ -8,39 +8,33 @@ no index setting, CA bundle or proxy of the host enters the build (see
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import os
 import re
 import sys
 import tempfile
-import tomllib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import ImageMissingError, PermanentError
 from runner.sandbox.base import Progress, find_base
-from runner.sandbox.context import (
-    inputs_hash,
-    library_files,
-    orchestrator_files,
-    pack,
-    source_files,
-)
+from runner.sandbox.context import library_files, pack
 from runner.sandbox.engine import Engine, Event, RefusedError, as_engine_error
+from runner.sandbox.recipe import LABEL_INPUTS, Recipe, agent_recipe, orchestrator_recipe
 
-LABEL_INPUTS = "nanokimi.inputs"
 DEFAULT_TAG = "nanokimi-agent"
 ORCHESTRATOR_TAG = "nanokimi"
 
 BUILD_DEADLINE = 600.0
 PIP_DEADLINE = 600.0
 PROBE_DEADLINE = 60.0
+PRUNED_AFTER = "1h"
+"""A younger image without a name may be one that another build is just about to name."""
+
 _MIN_PYTHON = (3, 11)
-_AGENT_LIBRARIES = ("h11", "msgspec")
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_OF_EXTRA = re.compile(r";.*\bextra\b")
+_FROM = re.compile(r"Step \d+/\d+ : FROM ")
+_MADE = re.compile(r"---> ([0-9a-f]{12,64})")
 _PROBE = (
     "import platform, sys; v = sys.version_info; libc, n = platform.libc_ver(); "
     "print(v[0], v[1], platform.machine(), libc or 'musl', n or '1.2')"
@@ -83,15 +77,6 @@ class BasePython:
         return [*tags, f"manylinux2014_{self.machine}"] if self.libc == "glibc" else tags
 
 
-@dataclass(frozen=True, slots=True)
-class _Recipe:
-    """What goes into an image: ``files`` by their names in the context, pip's ``requirements``."""
-
-    dockerfile: str
-    files: dict[str, Path]
-    requirements: tuple[str, ...]
-
-
 def build_image(
     *,
     tag: str = DEFAULT_TAG,
@@ -116,10 +101,8 @@ def build_image(
         EngineError: no engine, or it failed. ImageMissingError: no base image.
         PermanentError: pip or the build failed; quotes it.
     """
-    recipe = _Recipe(
-        "container/Dockerfile", source_files(), tuple(_pinned(name) for name in _AGENT_LIBRARIES)
-    )
     ca_bundle = ca_bundle or _default_ca_bundle()
+    recipe = agent_recipe()
     return asyncio.run(_make(recipe, tag, base_image, offline_base, ca_bundle, progress, force))
 
 
@@ -133,16 +116,13 @@ def build_orchestrator(
     force: bool = False,
 ) -> BuildResult:
     """Build the image that ``compose.yaml`` runs; everything else as in :func:`build_image`."""
-    files = orchestrator_files()
-    # pip: with it the orchestrator builds the agent's image.
-    requirements = (*_pinned_with_dependencies(_declared(files["pyproject.toml"])), "pip")
-    recipe = _Recipe("container/orchestrator.Dockerfile", files, requirements)
     ca_bundle = ca_bundle or _default_ca_bundle()
+    recipe = orchestrator_recipe()
     return asyncio.run(_make(recipe, tag, base_image, offline_base, ca_bundle, progress, force))
 
 
 async def _make(
-    recipe: _Recipe,
+    recipe: Recipe,
     tag: str,
     base_image: str | None,
     offline_base: bool | None,
@@ -160,16 +140,20 @@ async def _make(
             progress=progress,
         )
         base_made = await engine.image(base)
-        inputs = inputs_hash(recipe.files, base_made.ref if base_made else "", *recipe.requirements)
+        labels = recipe.labels(base_made.ref if base_made else "")
         present = await engine.image(tag)
-        built = force or present is None or present.labels.get(LABEL_INPUTS) != inputs
+        built = force or present is None or not labels.items() <= present.labels.items()
+        stages: list[str] = []
         if built:
-            await _build(engine, recipe, tag, base, inputs, ca_bundle, progress)
+            stages = await _build(engine, recipe, tag, base, labels, ca_bundle, progress)
         else:
             progress(f"{tag} is up to date")
         made = await engine.image(tag)
         if made is None:
             raise ImageMissingError(f"{tag} is not there after the build", hint="build again")
+        if built:
+            former = [present.ref] if present is not None and present.ref != made.ref else []
+            await _forget(engine, [*former, *stages])
         return BuildResult(tag, made.ref, base, made.size, built)
     finally:
         await engine.close()
@@ -177,13 +161,14 @@ async def _make(
 
 async def _build(
     engine: Engine,
-    recipe: _Recipe,
+    recipe: Recipe,
     tag: str,
     base: str,
-    inputs: str,
+    labels: dict[str, str],
     ca_bundle: Path | None,
     progress: Progress,
-) -> None:
+) -> list[str]:
+    """Build; the images in which earlier stages ended."""
     python = await _probe(engine, base)
     progress(f"fetching libraries for Python {python.major}.{python.minor} on {python.machine}")
     with tempfile.TemporaryDirectory(prefix="nanokimi-build-") as directory:
@@ -196,18 +181,45 @@ async def _build(
         tag=tag,
         dockerfile=recipe.dockerfile,
         buildargs={"BASE_IMAGE": base},
-        labels={LABEL_INPUTS: inputs},
+        labels=labels,
         timeout=int(BUILD_DEADLINE),
     )
     try:
-        await engine.run("build", lambda _: _follow(events, progress), deadline=BUILD_DEADLINE)
+        texts = await engine.run(
+            "build", lambda _: _follow(events, progress), deadline=BUILD_DEADLINE
+        )
     except RefusedError as e:
         raise as_engine_error(e) from None
+    return stages_of(texts)
 
 
-def _follow(events: Iterator[Event], progress: Progress) -> None:
-    """Read the engine's progress to its end. Blocking."""
+async def _forget(engine: Engine, images: list[str]) -> None:
+    """Remove what this build has replaced, and what earlier ones could not, as it was in use."""
+    for image in images:
+        await engine.remove_if_unused(image)
+    await engine.prune_images(LABEL_INPUTS, older_than=PRUNED_AFTER)
+
+
+def stages_of(texts: Iterable[str]) -> list[str]:
+    """The images in which all stages but the last ended: the builder leaves them without a name.
+
+    ``texts`` are the lines of the classic builder, which is what the engine's API runs.
+    """
+    stages: list[str] = []
+    last = ""
+    for text in texts:
+        if made := _MADE.fullmatch(text):
+            last = made[1]
+        elif last and _FROM.match(text):
+            stages.append(last)
+            last = ""
+    return stages
+
+
+def _follow(events: Iterator[Event], progress: Progress) -> list[str]:
+    """Read the engine's progress to its end; its lines of steps and images. Blocking."""
     last: deque[str] = deque(maxlen=20)
+    steps: list[str] = []
     for event in events:
         if event.error:
             raise PermanentError(
@@ -219,6 +231,9 @@ def _follow(events: Iterator[Event], progress: Progress) -> None:
             last.append(event.text)
         if event.text.startswith("Step "):
             progress(event.text.partition("   ")[0][:100])
+        if event.text.startswith(("Step ", "---> ")):
+            steps.append(event.text)
+    return steps
 
 
 async def _probe(engine: Engine, base: str) -> BasePython:
@@ -238,41 +253,6 @@ async def _probe(engine: Engine, base: str) -> BasePython:
             code="base_unusable",
         )
     return python
-
-
-def _pinned(name: str) -> str:
-    """The version that runs here, so that what is in the images is what was tested."""
-    return f"{name}=={importlib.metadata.version(name)}"
-
-
-def _declared(pyproject: Path) -> list[str]:
-    return [str(line) for line in tomllib.loads(pyproject.read_text())["project"]["dependencies"]]
-
-
-def _pinned_with_dependencies(requirements: Sequence[str]) -> list[str]:
-    """These and all that they need, at the versions that run here.
-
-    What is not installed here was ruled out by its condition; pip judges that again for the base.
-    """
-    wanted, pinned = list(requirements), dict[str, str]()
-    while wanted:
-        line = wanted.pop()
-        name = _canonical(line)
-        if name in pinned or _OF_EXTRA.search(line):
-            continue
-        try:
-            pinned[name] = _pinned(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        wanted += importlib.metadata.requires(name) or []
-    return sorted(pinned.values())
-
-
-def _canonical(requirement: str) -> str:
-    """``Typing_Extensions>=4; …`` → ``typing-extensions`` (PEP 503)."""
-    found = _NAME.match(requirement)
-    assert found is not None
-    return re.sub(r"[-_.]+", "-", found[0]).lower()
 
 
 async def _fetch_libraries(

@@ -23,6 +23,7 @@ from runner.sandbox.engine import ContainerState, Engine, RefusedError, as_engin
 from runner.sandbox.hostpaths import HostPaths, find_host_paths
 from runner.sandbox.mounts import check_extra, plan
 from runner.sandbox.network import ensure_open_network, join_shield
+from runner.sandbox.recipe import is_stale
 from runner.sandbox.spawner import (
     BRIDGE,
     HOME,
@@ -100,12 +101,15 @@ class DockerSpawner:
         return cls(engine, layout, install, image, paths)
 
     async def check(self) -> EngineReport:
-        if await self._engine.image(self._image) is None:
+        image = await self._engine.image(self._image)
+        if image is None:
             raise _image_missing(self._image)
         return EngineReport(
             backend="docker",
             version=await self._engine.version(),
             isolation="container: no capabilities, read-only root, no network unless opened",
+            image=self._image,
+            stale=await asyncio.to_thread(is_stale, image.labels),
         )
 
     async def ensure(self, spec: SandboxSpec, generation: int) -> DockerSandbox:

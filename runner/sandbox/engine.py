@@ -163,6 +163,22 @@ class Engine:
         labels = answer["Config"].get("Labels") or {}
         return Image(str(answer["Id"]), int(answer["Size"]), dict(labels))
 
+    async def remove_if_unused(self, ref: str) -> None:
+        """Remove an image that has no name, unless something is made of it."""
+
+        def remove(api: docker.APIClient) -> None:
+            if not api.inspect_image(ref).get("RepoTags"):  # else its only name would go as well
+                api.remove_image(ref)
+
+        with _tolerated(404, 409):
+            await self.run("remove an image", remove)
+
+    async def prune_images(self, label: str, *, older_than: str) -> None:
+        """Remove every image with ``label`` that has no name and of which nothing is made."""
+        filters = {"dangling": True, "label": [label], "until": older_than}
+        with _tolerated(404, 409):  # 409: somebody else is at it
+            await self.run("prune images", lambda api: api.prune_images(filters))
+
     async def create(self, name: str, body: dict[str, object]) -> str:
         """Create a container and return its id; ``RefusedError`` 404 no image, 409 name taken."""
         answer = await self.run(

@@ -125,12 +125,18 @@ class Sandbox(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What :meth:`Spawner.check` found. ``isolation`` says in a few words how strong it is."""
+    """What :meth:`Spawner.check` found. ``isolation`` says in a few words how strong it is.
+
+    ``image`` is that of the agents, empty where there is none; ``stale``: another release has
+    built it.
+    """
 
     backend: str
     version: str
     isolation: str
     warning: str = ""
+    image: str = ""
+    stale: bool = False
 
 
 class Volume(Protocol):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from runner.sandbox.base import host_mirror
-from runner.sandbox.build import BasePython
+from runner.sandbox.build import BasePython, stages_of
 from runner.sandbox.context import inputs_hash, library_files, pack, source_files
+from runner.sandbox.recipe import LABEL_INPUTS, LABEL_RELEASE, agent_recipe, is_stale
 
 
 def test_the_context_holds_the_agent_and_not_the_host():
@@ -81,3 +82,32 @@ def test_wheels_fit_the_base(answer: str, first: str, last: str):
 )
 def test_the_host_s_debian_mirror_is_found_in_both_formats(sources: str, mirror: str | None):
     assert host_mirror(sources) == mirror
+
+
+def test_the_image_in_which_each_stage_but_the_last_ended_is_known():
+    classic = [
+        "Step 1/6 : ARG BASE_IMAGE=python:3.13-slim",
+        "Step 2/6 : FROM ${BASE_IMAGE} AS assembled",
+        "---> 80c70c35d6a4",
+        "Step 3/6 : COPY a b",
+        "---> Using cache",
+        "---> 111111111111",
+        "Step 4/6 : RUN x",
+        "---> Running in 999999999999",
+        "---> 222222222222",
+        "Step 5/6 : FROM ${BASE_IMAGE}",
+        "---> 80c70c35d6a4",
+        "Step 6/6 : COPY --from=assembled b b",
+        "---> 333333333333",
+    ]
+    assert stages_of(classic) == ["222222222222"]
+    assert stages_of(classic[1:8]) == []
+
+
+def test_an_image_of_other_files_is_stale_and_one_that_is_not_ours_is_not_judged():
+    ours = agent_recipe().labels("base-1")
+    assert not is_stale(ours)
+    assert not is_stale(agent_recipe().labels("base-2"))  # the base is the operator's choice
+    assert is_stale(ours | {LABEL_RELEASE: "another"})
+    assert is_stale({LABEL_INPUTS: ours[LABEL_INPUTS]})  # from before there was that label
+    assert not is_stale({"maintainer": "somebody"})

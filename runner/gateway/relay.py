@@ -20,6 +20,7 @@ import hmac
 import os
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,12 +42,32 @@ from runner.gateway.service import Caller, Gateway
 MAX_BODIES = 2
 MAX_CONNECTIONS = 8
 REQUEST_DEADLINE = 10.0
+RATE = 200.0
+"""Requests of a sandbox in a second; more than a few of them is no work, and costs the others."""
+
+BURST = 400
+LONGEST_WAIT = 1.0
 MAX_SOCKET_PATH = 100  # the kernel's limit is 107 bytes
 
 
 def new_scoped_token() -> str:
     """A bearer token that only one relay socket knows."""
     return f"nk-sandbox-{secrets.token_urlsafe(32)}"
+
+
+@dataclass(slots=True)
+class Pace:
+    """Who asks faster than :data:`RATE` waits; who would wait too long is sent away."""
+
+    free_at: float = 0.0
+
+    def wait(self, now: float) -> float | None:
+        """Seconds that a request of now has to wait; ``None``: too many wait already. Pure."""
+        free_at = max(self.free_at, now - BURST / RATE)
+        if free_at - now > LONGEST_WAIT:
+            return None
+        self.free_at = free_at + 1 / RATE
+        return max(0.0, free_at - now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +82,7 @@ class Door:
     model: str
     token: str = field(repr=False)
     bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_BODIES))
+    pace: Pace = field(default_factory=Pace)
 
 
 class _Connection(H11Protocol):
@@ -146,6 +168,12 @@ class Relay:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
+        wait = door.pace.wait(time.monotonic())
+        if wait is None:
+            await _TOO_MANY(scope, receive, send)
+            return
+        if wait:
+            await asyncio.sleep(wait)
         with contextlib.suppress(ClientDisconnect):  # the sandbox hung up; the call is cancelled
             known = _knows(door, request)
             if known and (app := self._beside.get(request.url.path)):
@@ -180,6 +208,7 @@ def _error(status: int, kind: str, message: str) -> Response:
     return failed("openai", GatewayFailure(status, kind, message))
 
 
+_TOO_MANY = _error(429, "rate_limit_reached_error", "this sandbox asks too often")
 _UNKNOWN = _error(401, "invalid_authentication_error", "this socket needs its own token")
 
 

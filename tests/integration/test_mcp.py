@@ -10,9 +10,10 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from rig import Rig, rig
+from structlog.testing import capture_logs
 from tool_calls import Door, turn_running
 
-from runner.host.tools import server
+from runner.host.tools import desk, server
 
 
 async def sent(r: Rig, group: str) -> list[str]:
@@ -58,6 +59,23 @@ async def test_outside_a_turn_nothing_is_done(tmp_path: Path) -> None:
         assert "no turn of this group is running" in said
         assert (await at.ask("tools/list")).json()["result"]["tools"]
         assert await sent(r, "birds") == []
+
+
+async def test_calls_without_end_are_refused_and_fill_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "MAX_CALLS", 3)
+    async with rig(tmp_path) as r:
+        async with turn_running(r, "birds") as at:
+            with capture_logs() as logged:
+                told = [await at.call("nonsense") for _ in range(6)]
+            assert "more than 3 calls" in told[-1][0]
+            assert [e["code"] for e in logged if e["event"] == "tool.refused"] == [
+                "unknown_tool"
+            ] * 3
+        with capture_logs() as logged:
+            assert (await at.call("nonsense"))[1]
+        assert not [e for e in logged if e["event"] == "tool.refused"]
 
 
 async def test_a_caller_speaks_for_the_group_of_its_socket_whatever_it_says(

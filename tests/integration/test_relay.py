@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import tomllib
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from runner.gateway import relay as relay_module
 from runner.gateway import routes as routes_module
 from runner.gateway.budgets import Spending
 from runner.gateway.reasoning_file import ReasoningFile
-from runner.gateway.relay import Door, Relay, new_scoped_token
+from runner.gateway.relay import Door, Pace, Relay, new_scoped_token
 from runner.gateway.rests import Rests
 from runner.gateway.routing import build_router
 from runner.gateway.service import Gateway, Parts
@@ -329,6 +330,31 @@ async def test_a_sandbox_holds_only_so_many_connections(
     for _, writer in opened:
         writer.close()
     assert (await rig.post()).status_code == 200
+
+
+async def test_who_asks_without_end_waits_and_is_sent_away(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "RATE", 5.0)
+    monkeypatch.setattr(relay_module, "BURST", 2)
+    wire = httpx.AsyncHTTPTransport(uds=str(rig.path), limits=httpx.Limits(max_connections=8))
+    async with httpx.AsyncClient(transport=wire, base_url="http://nanokimi.internal") as client:
+        told = await asyncio.gather(*(client.get("/mcp") for _ in range(20)))
+    statuses = Counter(answer.status_code for answer in told)
+    assert statuses[401] < 12
+    assert statuses[429] == 20 - statuses[401]
+    await asyncio.sleep(1.0)
+    assert (await rig.post()).status_code == 200
+
+
+def test_a_pace_forgets_no_rush_and_saves_up_no_more_than_a_burst() -> None:
+    pace = Pace()
+    assert all(pace.wait(1000.0) == 0 for _ in range(relay_module.BURST))
+    waits = [pace.wait(1000.0) for _ in range(1000)]
+    allowed = [wait for wait in waits if wait is not None]
+    assert allowed == sorted(allowed)
+    assert len(allowed) == pytest.approx(relay_module.RATE * relay_module.LONGEST_WAIT, abs=2)
+    assert pace.wait(1001.5) == 0
 
 
 async def test_a_model_named_twice_is_one_model(rig: Rig) -> None:

@@ -33,6 +33,7 @@ log = structlog.get_logger()
 MAX_RESULT = 100_000
 MAX_AT_ONCE = 4
 MAX_CALLS = 1_000
+_UNTOLD = ("no_turn", "call_limit")  # an agent may have these without end
 
 Current = Callable[[str], tuple[Turn, tuple[Message, ...]] | None]
 """The turn that a group runs now, with its messages."""
@@ -125,7 +126,8 @@ class ToolDesk:
         try:
             text = await self._run(group, name, arguments, key)
         except NanokimiError as e:
-            log.info("tool.refused", group=group, tool=name[:60], code=e.code, error=e.message)
+            if e.code not in _UNTOLD:
+                log.info("tool.refused", group=group, tool=name[:60], code=e.code, error=e.message)
             return Said(f"{e.message}. {e.hint}" if e.hint else e.message, failed=True)
         except Exception as e:
             log.exception("tool.bug", group=group, tool=name[:60])
@@ -135,9 +137,6 @@ class ToolDesk:
         return Said(text)
 
     async def _run(self, group: str, name: str, arguments: Mapping[str, Any], key: object) -> str:
-        tool = self._tools.get(name)
-        if tool is None:
-            raise PermanentError(f"the host has no tool {name[:60]!r}", code="unknown_tool")
         current = self._current(group)
         if current is None:
             raise PermanentError(
@@ -146,15 +145,18 @@ class ToolDesk:
                 code="no_turn",
             )
         turn, messages = current
+        attempt = self._attempt(turn)
+        attempt.calls += 1
+        if attempt.calls > MAX_CALLS:
+            raise PermanentError(f"more than {MAX_CALLS} calls in one turn", code="call_limit")
+        tool = self._tools.get(name)
+        if tool is None:
+            raise PermanentError(f"the host has no tool {name[:60]!r}", code="unknown_tool")
         settings = self._settings()
         of_group = settings.for_group(group)
         role = policy.role_of(messages)
         if why := policy.refusal(tool, settings, of_group, role):
             raise PermanentError(why, hint="do it without, or say so", code="tool_off")
-        attempt = self._attempt(turn)
-        attempt.calls += 1
-        if attempt.calls > MAX_CALLS:
-            raise PermanentError(f"more than {MAX_CALLS} calls in one turn", code="tool_limit")
         safe = redact(dict(arguments), self._secrets())
         asked = _parse(tool, tool.arguments_for(of_group, role), safe)
         known_as = policy.sent_key(key) or _nth(attempt, name, arguments)

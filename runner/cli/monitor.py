@@ -22,8 +22,8 @@ from runner.cli.usage import (
     cost,
     counts,
     name,
-    show_wide,
 )
+from runner.cli.wide import show_wide
 from runner.errors import NotFoundError
 from runner.gateway.quality import ALL, Comparison, Miss, compare, misses
 from runner.settings.problem import shorten
@@ -205,7 +205,7 @@ def _show_pairs(pairs: Iterable[Comparison]) -> None:
             _NO_DATA if p.tokens_efficiency is None else f"{p.tokens_efficiency:.2f}",
         )
     out.print()
-    show_wide(shown)
+    show_wide(shown, names=2)
 
 
 def _warn(missed: Iterable[Miss]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import time
 from typing import Any
 
@@ -16,7 +18,11 @@ from runner.errors import NanokimiError
 # Controls but for tabs and line ends, marks that turn writing around, and halves of characters.
 _STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-out = Console(highlight=False, soft_wrap=True)
+WIDEST = 1000
+_terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
+
+# A pipe has no width: a table that goes into one is as wide as it needs to be.
+out = Console(highlight=False, soft_wrap=True, width=None if _terminal else WIDEST)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -16,7 +16,8 @@ import typer
 from runner.cli.context import Context, context_of, run
 from runner.cli.monitor import dollars, percent, seconds
 from runner.cli.output import note, out, plain, show_json, table
-from runner.cli.usage import JsonOption, name, show_wide
+from runner.cli.usage import JsonOption, name
+from runner.cli.wide import show_wide
 from runner.errors import ConfigError, PermanentError
 from runner.gateway.comparison import (
     PROMPTS,

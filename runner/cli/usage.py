@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from runner.api.usage_bodies import (
     MAX_DAYS,
@@ -25,7 +23,8 @@ from runner.api.usage_bodies import (
 from runner.calls import By
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
-from runner.cli.output import note, out, plain, show_json, table
+from runner.cli.output import note, plain, show_json, table
+from runner.cli.wide import show_wide
 from runner.settings.problem import shorten
 from runner.store.ledger import Ledger
 
@@ -61,10 +60,9 @@ def usage(
         shown.add_row(*(name(row.by[b]) for b in wanted), *counts(row))
     if len(report.rows) > 1:
         shown.add_row("total", *("" for _ in wanted[1:]), *counts(report.total))
-    show_wide(shown)
+    show_wide(shown, names=len(wanted))
 
 
-_WIDEST = 1000
 COUNTS = ("CALLS", "INPUT", "CACHED", "WRITTEN", "OUTPUT", "REASONING", "COST")
 
 
@@ -88,12 +86,6 @@ def cost(row: UsageOut) -> str:
 def name(text: str) -> str:
     """A group, model or provider for a terminal: clients may have called it anything."""
     return plain(shorten(text or "-"))
-
-
-def show_wide(shown: Table) -> None:
-    """A table with many columns; in a pipe, which has no width, as wide as it needs to be."""
-    console = out if out.is_terminal else Console(width=_WIDEST, highlight=False)
-    console.print(shown)
 
 
 # Where a host serves, it is asked; where none does, the store is read, and nothing is started.

@@ -44,8 +44,9 @@ class WebSearch(Tool[Question]):
         self._searcher = searcher
 
     async def call(self, context: Context, arguments: Question) -> str:
-        del context
-        found = await self._searcher.search(arguments.query, arguments.max_results)
+        found = await self._searcher.search(
+            arguments.query, arguments.max_results, group=context.group
+        )
         return framed_results(arguments.query, found)
 
 
@@ -63,8 +64,8 @@ class WebFetch(Tool[Address]):
         self._fetcher = fetcher
 
     async def call(self, context: Context, arguments: Address) -> str:
-        del context
-        return framed_page(await self._fetcher.fetch(arguments.url, arguments.offset))
+        page = await self._fetcher.fetch(arguments.url, arguments.offset, group=context.group)
+        return framed_page(page)
 
 
 class Web:

@@ -18,6 +18,7 @@ from runner import USER_AGENT
 from runner.errors import NanokimiError, PermanentError, TemporaryError
 from runner.host.web.body import ACCEPTED, read_body
 from runner.host.web.connect import CheckedTransport
+from runner.host.web.places import Places
 from runner.host.web.reading import MAX_CHARS, Read, decode, read_html
 from runner.settings.tables import Fetch
 
@@ -26,7 +27,9 @@ MAX_URL = 4096
 MAX_PORT = 65_535
 PAGE_CHARS = 20_000
 _AT_ONCE = 8
+_AT_ONCE_EACH = 3
 _READERS = 2
+_READERS_EACH = 1
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HTML = ("text/html", "application/xhtml+xml")
 _PLAIN = ("application/json", "application/xml", "application/javascript", "application/yaml")
@@ -71,11 +74,11 @@ class Fetcher:
 
     def __init__(self, settings: Callable[[], Fetch]) -> None:
         self._settings = settings
-        self._fetches = asyncio.Semaphore(_AT_ONCE)
-        self._readers = asyncio.Semaphore(_READERS)
+        self._fetches = Places(_AT_ONCE, _AT_ONCE_EACH)
+        self._readers = Places(_READERS, _READERS_EACH)
 
-    async def fetch(self, url: str, offset: int = 0) -> Page:
-        """At most 20,000 characters of the page's text, from ``offset`` on.
+    async def fetch(self, url: str, offset: int = 0, *, group: str = "") -> Page:
+        """At most 20,000 characters of the page's text, from ``offset`` on, for ``group``.
 
         Raises:
             PermanentError: the URL may not be fetched, or is no text.
@@ -84,9 +87,9 @@ class Fetcher:
         settings = self._settings()
         target = check_url(url)
         try:
-            async with asyncio.timeout(settings.timeout), self._fetches:
+            async with asyncio.timeout(settings.timeout), self._fetches.taken(group):
                 answer = await self._follow(target, settings)
-                read = await self._read(answer)
+                read = await self._read(answer, group)
         except TimeoutError:
             raise TemporaryError(
                 f"{target.host} did not give the page within {settings.timeout:g} s",
@@ -116,9 +119,9 @@ class Fetcher:
             code="too_many_redirects",
         )
 
-    async def _read(self, answer: _Answer) -> Read:
+    async def _read(self, answer: _Answer, group: str) -> Read:
         if answer.media_type in _HTML:
-            async with self._readers:
+            async with self._readers.taken(group):
                 return await read_html(answer.body, str(answer.url), answer.charset)
         text = await asyncio.to_thread(decode, answer.body, answer.charset)
         return Read("", text[:MAX_CHARS])

@@ -117,7 +117,8 @@ def _in_body(html: str | bytes) -> str | bytes:
 
 
 def _main() -> None:
-    """The process: limits first, then the page."""
+    """The process: limits first, then the page. The host and its agents have the CPU first."""
+    os.nice(10)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runner.errors import ConfigError, PermanentError, TemporaryError
+from runner.host.web.places import Places
 from runner.settings.schema import Settings
 
 MAX_QUERY = 500
@@ -17,6 +18,7 @@ _SNIPPET = 1_000
 _TITLE = 300
 _URL = 2_000
 _AT_ONCE = 4
+_AT_ONCE_EACH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,11 @@ class Searcher:
         self._settings = settings
         self._moonshot = moonshot
         self._duckduckgo = duckduckgo
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._places = Places(_AT_ONCE, _AT_ONCE_EACH)
 
-    async def search(self, query: str, max_results: int | None = None) -> list[Found]:
+    async def search(
+        self, query: str, max_results: int | None = None, *, group: str = ""
+    ) -> list[Found]:
         """At most ``max_results``, else as many as the settings say; never more than 20.
 
         Raises:
@@ -67,7 +71,7 @@ class Searcher:
         limit = min(MAX_RESULTS, max(1, max_results or settings.tools.web_search.max_results))
         engine = self._moonshot if uses_moonshot(settings) else self._duckduckgo
         try:
-            async with asyncio.timeout(DEADLINE), self._slots:
+            async with asyncio.timeout(DEADLINE), self._places.taken(group):
                 found = await engine.search(query, limit)
         except TimeoutError:
             raise TemporaryError(

@@ -100,7 +100,7 @@ class Attempts:
             await self._store.set_session(turn.group, began, generation, turn.session)
         told = run.messages
         if session.steers:  # what joined an earlier attempt joins again, by its id
-            told = tuple(m for m in run.messages if not m.steered)
+            told = tuple(m for m in run.messages if m not in run.joined)
         else:
             run.told.update(m.id for m in run.joined)
         joining = asyncio.create_task(self._join(session, run), name="join")

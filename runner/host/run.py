@@ -78,7 +78,8 @@ class Run:
             claim.group.generation,
             claim.session_id,
             login,
-            joined=tuple(m for m in claim.messages if m.steered),
+            joined=tuple(m for m in claim.messages if m.steered and m.id not in claim.answers),
+            answers=set(claim.answers),
         )
 
     def add(self, messages: Iterable[Message]) -> None:

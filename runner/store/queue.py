@@ -22,7 +22,7 @@ from runner.model import (
     TurnState,
     advance,
 )
-from runner.store import event_log, groups, hosts, outbox, turns
+from runner.store import event_log, groups, hosts, outbox, tool_calls, turns
 from runner.store import schema as t
 from runner.store.hosts import Elsewhere
 from runner.store.rows import message_of, turn_of
@@ -74,7 +74,8 @@ class Claim:
 
     ``turn.attempt`` is its fence: only the newest attempt may finish it. ``group`` is as it is
     now; sandboxes of an older generation than its are of no use. ``session_id`` is the agent's
-    name for the turn's conversation, empty when it is a new one.
+    name for the turn's conversation, empty when it is a new one. ``answers`` are messages that an
+    earlier attempt asked for and has heard.
     """
 
     turn: Turn
@@ -82,6 +83,7 @@ class Claim:
     event: Event
     group: Group
     session_id: str
+    answers: frozenset[str] = frozenset()
 
 
 def accept(c: Connection, message: Message, max_queue: int, log: Event) -> Accepted:
@@ -213,7 +215,8 @@ def claim(c: Connection, group_id: str, host: str, event_id: int) -> Claim | Els
         again = replace(turn_of(row), attempt=row["attempt"] + 1)
         c.execute(update(t.turns).where(t.turns.c.id == again.id).values(attempt=again.attempt))
         started = _log_start(c, again, taken, event_id)
-        return Claim(again, taken, started, group, groups.session_of(c, group, again.session))
+        session = groups.session_of(c, group, again.session)
+        return Claim(again, taken, started, group, session, tool_calls.answers(c, again.id))
     waiting = _next_batch(c, group_id)
     if not waiting:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection as Connection
 from sqlalchemy import func, insert, select
@@ -26,6 +26,9 @@ class Effect:
     text: str
     event: Event | None = None
 
+
+ANSWER = "ask_user:answer"
+"""Rows of this tool are no calls: each names a message that answered a question."""
 
 Work = Callable[[Connection, int], Effect]
 """What a tool does within its transaction; the number is for the id of its event."""
@@ -114,6 +117,18 @@ def admit(c: Connection, call: Call) -> Done | None:
             code="tool_limit",
         )
     return None
+
+
+def note_answer(c: Connection, call: Call, message_id: str) -> None:
+    """The message answered a question that this call has asked."""
+    _remember(c, replace(call, key=f"answer:{call.key}", tool=ANSWER), message_id)
+
+
+def answers(c: Connection, turn_id: str) -> frozenset[str]:
+    """Messages that answered questions of a turn."""
+    rows = t.tool_calls.c
+    query = select(rows.result).where(rows.turn_id == turn_id, rows.tool == ANSWER)
+    return frozenset(str(result["text"]) for result in c.scalars(query))
 
 
 def _remember(c: Connection, call: Call, text: str | None) -> None:

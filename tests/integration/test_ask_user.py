@@ -13,7 +13,9 @@ from tool_calls import turn_running
 
 from runner.api.client import group_path
 from runner.demo.provider import DemoProvider
+from runner.errors import TemporaryError
 from runner.host.tools.ask import NOBODY, shown, waiting_time
+from runner.model import Event
 from runner.settings.layout import Layout
 
 ASK = '!call ask_user {"question": "which bird?", "options": ["heron", "owl"]}\n!say {last}'
@@ -45,6 +47,27 @@ async def test_the_next_message_is_the_answer_and_no_turn_of_its_own(tmp_path: P
         assert await messages(r, "birds") == [(ASK, "answered"), ("the <heron>", "answered")]
         kinds = [e["kind"] for e in await r.events("birds")]
         assert (kinds.count("turn.started"), kinds.count("question.asked")) == (1, 1)
+
+
+async def test_an_answer_stays_part_of_its_turn_when_the_end_has_to_be_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path) as r:
+        finish, refusals = r.host.store.finish, iter([TemporaryError("the database is away")])
+
+        async def refused_once(*args: Any) -> Event | None:
+            for refusal in refusals:
+                raise refusal
+            return await finish(*args)
+
+        monkeypatch.setattr(r.host.store, "finish", refused_once)
+        asking = asyncio.create_task(r.say("birds", ASK))
+        await r.until("birds", "question.asked")
+        await post(r, "birds", text="the heron")
+        ended = (await asking)[-1].data
+        assert "the heron" in ended["text"]
+        assert "released" not in ended
+        assert await messages(r, "birds") == [(ASK, "answered"), ("the heron", "answered")]
 
 
 async def test_what_wakes_nobody_else_answers_a_question(tmp_path: Path) -> None:

@@ -79,16 +79,16 @@ class AskUser(Tool[Question]):
                 context.time_left,
             )
             async with asyncio.timeout(seconds):
-                said = frame((await asyncio.shield(answer),))
+                answered = await asyncio.shield(answer)
         except TimeoutError:
-            said = NOBODY
+            answered = None
         except asyncio.CancelledError:
             if not answer.cancelled():
                 raise
             raise ToolError("the turn has ended", code="turn_over") from None
         finally:
             answer.cancel()
-        return await _settle(context, said)
+        return await _settle(context, answered)
 
 
 def waiting_time(timeout: float, turn_timeout: float, left: float) -> float:
@@ -131,9 +131,12 @@ async def _ask(context: Context, asked: Question, after: int) -> None:
     await replace(context, call=_asking(context.call)).once(work)
 
 
-async def _settle(context: Context, said: str) -> str:
+async def _settle(context: Context, answered: Message | None) -> str:
     def work(c: Connection, event_id: int) -> Effect:
-        del c, event_id  # the answer is written as a message already
-        return Effect(said)
+        del event_id  # the answer is written as a message already
+        if answered is None:
+            return Effect(NOBODY)
+        tool_calls.note_answer(c, context.call, answered.id)
+        return Effect(frame((answered,)))
 
     return await context.once(work)

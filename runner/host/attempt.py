@@ -94,9 +94,11 @@ class Attempts:
             return Answer("", "cancelled", None)
         await self._logins.ready(session)
         await self._bring(session.sandbox.info.folder, run.messages)
+        generation = session.sandbox.info.generation
+        if generation > run.generation + 1:  # a reset came before the sandbox was made
+            run.session_id = ""
         began = await session.converse(turn.session, run.session_id)
         if began != run.session_id:
-            generation = session.sandbox.info.generation
             await self._store.set_session(turn.group, began, generation, turn.session)
         told = run.messages
         if session.steers:  # what joined an earlier attempt joins again, by its id

@@ -109,6 +109,9 @@ class Opener:
             await self._relay.close(socket)
             raise
         try:
+            # Asked after the generation was raised: what a reset forgot until then stays forgotten,
+            # and one that comes later makes this sandbox outdated.
+            known = await self._store.group(group)
             session = await AgentSession.open(
                 sandbox,
                 known.session_id,

@@ -16,7 +16,7 @@ from runner.api.client import group_path
 from runner.demo.faults import Fault
 from runner.demo.provider import DemoProvider
 from runner.errors import NanokimiError
-from runner.model import MessageState, TurnState, folder_of
+from runner.model import Event, Message, MessageState, TurnState, folder_of
 from runner.settings.layout import Layout
 
 backends = pytest.mark.parametrize(
@@ -484,3 +484,35 @@ async def test_a_host_ends_what_an_earlier_one_left(tmp_path: Path) -> None:
         assert [i.ref for i in await r.host.spawner.list()] == [left.ref]
         await r.host._opener.clear_leftovers()
         assert await r.host.spawner.list() == []
+
+
+@pytest.mark.parametrize("session", ["", "task:one"])
+async def test_a_reset_while_a_sandbox_is_made_is_not_undone_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: str
+) -> None:
+    async with rig(tmp_path) as r:
+        store = r.host.store
+
+        async def ask(n: int, text: str) -> str:
+            message = Message(f"m{n}", "birds", 0, text, session=session, channel="http")
+            with r.host.events.writing("birds") as id_:
+                event = Event(id_, "birds", "message.accepted", {}, None, (message.id,))
+                r.host._dispatcher.arrived((await store.accept(message, 9, event)).message)
+            async with asyncio.timeout(60):
+                while (await store.message(message.id)).state is not MessageState.ANSWERED:
+                    await asyncio.sleep(0.02)
+            return (await store.turn(str((await store.message(message.id)).turn_id))).text
+
+        await ask(1, "remember the word heron")
+        assert "heron" in await ask(2, "which word?")
+        await r.host.stop_sandbox("birds")
+        raise_generation = store.next_generation
+
+        async def after_a_reset(group: str, host: str) -> int:
+            await store.reset_group(group)
+            monkeypatch.undo()
+            return await raise_generation(group, host)
+
+        monkeypatch.setattr(store, "next_generation", after_a_reset)
+        await ask(3, "!say one")
+        assert "heron" not in await ask(4, "which word?")

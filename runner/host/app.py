@@ -135,6 +135,7 @@ class Host:
             store,
             lease,
             standing,
+            seat=log_.seat,
             has=self.pool.groups,
             let_go=self.pool.drop,
             wake=self._dispatcher.wake,

@@ -176,6 +176,10 @@ class EventLog:
             self._dirty.set()
         self.show(event)
 
+    def seat(self, slot: int) -> None:
+        """This host has another place among those on the store from now on."""
+        self.slot = slot
+
     def mark(self) -> int:
         """An id below that of every event to come: ``follow(group, mark)`` misses none of them."""
         return max(self._last, time.time_ns() // 1000 - SLOTS)

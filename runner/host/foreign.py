@@ -34,6 +34,7 @@ class Foreign:
         self._log = log_
         self._others = others
         self._seen: dict[str, set[int]] = {}
+        self._slot = log_.slot
 
     async def run(self) -> None:
         """Show them until cancelled."""
@@ -42,11 +43,15 @@ class Foreign:
                 self._seen.clear()
                 await asyncio.sleep(IDLE)
                 continue
+            slot, failed = self._log.slot, False
             for group in self._log.followed():
                 try:
                     await self._look(group)
                 except NanokimiError as e:
                     log.warning("events.not_read", group=group, code=e.code, error=e.message)
+                    failed = True
+            if not failed:
+                self._slot = slot
             for group in self._seen.keys() - set(self._log.followed()):
                 del self._seen[group]
             await asyncio.sleep(LOOK)
@@ -57,10 +62,11 @@ class Foreign:
             self._seen[group] = {e.id for e in await self._recent(group)}
 
     async def _look(self, group: str) -> None:
-        seen = self._seen.get(group, set())
         recent = await self._recent(group)
+        seen = self._seen.get(group, set())
         for event in recent:
-            if event.id not in seen:
+            # What this host made in a place that it lost just now was shown when it was made.
+            if event.id not in seen and event.id % SLOTS != self._slot:
                 self._log.show_foreign(event)
         self._seen[group] = {e.id for e in recent}
 

@@ -53,6 +53,7 @@ class Keeper:
     """See the module.
 
     Args:
+        seat: called with this host's slot when it has got another.
         has: groups whose sandboxes this host has.
         let_go: called with a group that another host has taken.
         wake: called with a group that has work.
@@ -64,6 +65,7 @@ class Keeper:
         lease: Lease,
         standing: Standing,
         *,
+        seat: Callable[[int], None],
         has: Callable[[], Collection[str]],
         let_go: Callable[[str], Awaitable[None]],
         wake: Callable[[str], None],
@@ -71,6 +73,7 @@ class Keeper:
         self.standing = standing
         self._store = store
         self._lease = lease
+        self._seat = seat
         self._has = has
         self._let_go = let_go
         self._wake = wake
@@ -84,7 +87,10 @@ class Keeper:
         """
         while True:
             try:
-                self.standing = await self._lease.renew()
+                before, self.standing = self.standing, await self._lease.renew()
+                if self.standing.slot != before.slot:  # it was silent, and another came meanwhile
+                    log.warning("lease.another_slot", slot=self.standing.slot, before=before.slot)
+                    self._seat(self.standing.slot)
                 if self.standing.others:
                     for group in await self._lease.elsewhere() & set(self._has()):
                         log.warning("group.taken_by_another_host", group=group)

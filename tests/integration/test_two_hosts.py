@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 from rig import Rig, group_path, log_in, running, write_config
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, delete, update
 
 from runner.demo.faults import Fault
 from runner.demo.provider import DemoProvider
 from runner.errors import NanokimiError
+from runner.host import foreign
 from runner.model import MessageState
 from runner.settings.layout import Layout
 from runner.store import hosts
 from runner.store import schema as t
+from runner.store.lease import Lease
 
 
 @asynccontextmanager
@@ -149,3 +151,35 @@ async def test_a_host_holds_nothing_of_a_group_that_another_has_taken(
                 await asyncio.sleep(0.05)
         one.provider.faults.clear()
         await settled(two, "birds")
+
+
+async def test_a_host_that_lost_its_place_makes_ids_of_the_one_it_has_now(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        await one.ask("birds", "!say one")
+        place = one.host.events.slot
+        third = Lease(two.host.store, "third")
+
+        def forget(c: Connection) -> None:
+            c.execute(delete(t.hosts).where(t.hosts.c.id == one.host._lease.host))
+
+        await two.host.store.transact(forget)
+        assert (await third.enter()).slot == place
+        heard: list[int] = []
+
+        async def hear() -> None:
+            async for event in one.host.events.follow("birds"):
+                heard.append(event.id)  # noqa: PERF401  it is looked at meanwhile
+
+        hearing = asyncio.create_task(hear())
+        async with asyncio.timeout(30):
+            while (now := one.host.events.slot) == place:
+                await asyncio.sleep(0.05)
+        await one.ask("birds", "!say two")
+        await asyncio.sleep(3 * foreign.LOOK)  # what it made in its old place is not another's
+        hearing.cancel()
+        assert {id_ % hosts.SLOTS for id_ in heard} <= {place, now}
+        assert heard[-1] % hosts.SLOTS == now
+        assert len(heard) == len(set(heard))
+        await third.leave()

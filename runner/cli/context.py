@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -10,12 +11,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import structlog
 import typer
 import uvloop
 
+from runner.cli.output import visible
 from runner.settings.layout import Layout
 
 if TYPE_CHECKING:
@@ -87,9 +89,9 @@ def start_logging(level: LogLevel, form: LogFormat) -> None:
         shared.append(structlog.processors.format_exc_info)
         last = structlog.processors.JSONRenderer()
     else:
+        shared.append(_written_out)
         last = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,
+            colors=sys.stderr.isatty(), exception_formatter=_traceback
         )
     structlog.configure(
         processors=[*shared, last],
@@ -100,3 +102,16 @@ def start_logging(level: LogLevel, form: LogFormat) -> None:
     # Libraries say what they must through the standard logger; a cut stream is not their news.
     logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+
+def _written_out(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Names and errors of strangers stand in the log; they cannot steer who reads it."""
+    return {k: visible(v) if isinstance(v, str) else v for k, v in event.items()}
+
+
+def _traceback(file: TextIO, found: structlog.typing.ExcInfo) -> None:
+    held = io.StringIO()
+    structlog.dev.plain_traceback(held, found)
+    file.write(visible(held.getvalue()))

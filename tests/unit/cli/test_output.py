@@ -1,6 +1,8 @@
 """What strangers wrote is shown to an operator as text, and as nothing else."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,18 @@ from rich.console import Console
 from runner.api.client import ServerEvent
 from runner.cli.chat import _Terminal
 from runner.cli.output import plain, visible
+
+LOGS = """
+import structlog
+from runner.cli.context import LogFormat, LogLevel, start_logging
+start_logging(LogLevel.INFO, LogFormat.CONSOLE)
+log = structlog.get_logger()
+log.info("tool.refused", tool="\\x1b[2J")
+try:
+    raise ValueError("\\x1b[3J")
+except ValueError:
+    log.exception("tool.bug")
+"""
 
 
 def printed(text: str) -> str:
@@ -36,6 +50,14 @@ def test_what_steers_a_terminal_is_written_out() -> None:
     assert (
         visible("a\x1b[2J\x9bb\r\u202ec\td\ne\u00a0f") == "a\\x1b[2J\\x9bb\\r\\u202ec\td\ne\u00a0f"
     )
+
+
+def test_what_is_logged_cannot_steer_the_terminal_of_an_operator() -> None:
+    said = subprocess.run([sys.executable, "-c", LOGS], capture_output=True, check=True).stderr
+    assert b"tool.refused" in said
+    assert b"\\x1b[2J" in said
+    assert b"\\x1b[3J" in said
+    assert b"\x1b" not in said
 
 
 def test_an_answer_cannot_steer_the_terminal_of_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,18 +172,21 @@ class _Form:
         if not boundary:
             raise _invalid("form", "the form has no boundary")
         self._events: list[tuple[str, bytes]] = []
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_header_field": self._on("field"),
-                "on_header_value": self._on("value"),
-                "on_header_end": lambda: self._events.append(("header", b"")),
-                "on_headers_finished": lambda: self._events.append(("begin", b"")),
-                "on_part_data": self._on("data"),
-                "on_part_end": lambda: self._events.append(("end", b"")),
-                "on_end": lambda: self._events.append(("over", b"")),
-            },
-        )
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_header_field": self._on("field"),
+                    "on_header_value": self._on("value"),
+                    "on_header_end": lambda: self._events.append(("header", b"")),
+                    "on_headers_finished": lambda: self._events.append(("begin", b"")),
+                    "on_part_data": self._on("data"),
+                    "on_part_end": lambda: self._events.append(("end", b"")),
+                    "on_end": lambda: self._events.append(("over", b"")),
+                },
+            )
+        except FormParserError as e:
+            raise _invalid("form", f"the form cannot be read: {e}") from None
         self._headers: dict[str, bytes] = {}
         self._field, self._value = b"", b""
         self._message = bytearray()

@@ -65,7 +65,7 @@ class Webhook:
                 return await self._post(delivery.target, body, headers, deadline)
         except TimeoutError:
             return Failed(f"no answer within {timeout:g} s")
-        except httpx.InvalidURL as e:
+        except (httpx.InvalidURL, UnicodeError) as e:  # the latter of a name that is none
             return Rejected(f"the URL cannot be used: {e}")
         except (httpx.HTTPError, OSError) as e:
             return Failed(f"{type(e).__name__}: {e}"[:300])

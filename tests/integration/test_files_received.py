@@ -110,6 +110,13 @@ async def test_the_same_message_again_writes_nothing_again(r: Rig, http: httpx.A
     assert staged(r) == [f"{FOLDER}/{first.json()['message_id']}/a.txt"]
 
 
+async def test_a_form_with_an_impossible_boundary_is_refused(http: httpx.AsyncClient) -> None:
+    kind = f"multipart/form-data; boundary={'x' * 5000}"
+    path = f"{group_path('birds')}/messages"
+    answer = await http.post(path, content=b"--x", headers={"content-type": kind})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_form")
+
+
 def bad_forms() -> dict[str, tuple[Any, int, str]]:
     files = [("x", b"1")] * 11
     return {

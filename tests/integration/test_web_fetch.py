@@ -271,6 +271,8 @@ async def test_redirects_end(site: Site) -> None:
         "",
         "http://example.com/" + "x" * 5000,
         "http://\ud800.example/",
+        "http://xn--/",
+        "http://xn--a.example/",
     ],
 )
 async def test_what_is_no_public_url_is_refused_before_anybody_is_asked(url: str) -> None:

@@ -94,7 +94,7 @@ async def test_nobody_there_is_worth_another_try(hook: Webhook, receiver: Receiv
 
 
 async def test_what_is_no_web_address_is_not_called(hook: Webhook) -> None:
-    for url in ("file:///etc/passwd", "http://user:pw@127.0.0.1/"):
+    for url in ("file:///etc/passwd", "http://user:pw@127.0.0.1/", "http://xn--a/"):
         assert isinstance(await hook.send(delivery(url), 0, 5), Rejected)
 
 

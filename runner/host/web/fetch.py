@@ -140,7 +140,7 @@ def check_url(url: str) -> httpx.URL:
     if (
         parsed is None
         or parsed.scheme not in ("http", "https")
-        or not parsed.raw_host
+        or not _has_name(parsed)
         or b"%" in parsed.raw_host  # a character that no name has, or a network interface
         or (parsed.port or 0) > MAX_PORT
     ):
@@ -152,6 +152,13 @@ def check_url(url: str) -> httpx.URL:
             code="bad_url",
         )
     return parsed.copy_with(fragment=None)
+
+
+def _has_name(url: httpx.URL) -> bool:
+    try:
+        return bool(url.host)
+    except UnicodeError:  # it begins with xn--, and nothing can be made of the rest
+        return False
 
 
 async def _get(url: httpx.URL, settings: Fetch) -> _Answer | httpx.URL:

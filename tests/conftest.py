@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from database_server import NotInstalled, PostgresServer, postgres_server
 from filelock import FileLock
 
@@ -44,6 +45,13 @@ def docker_engine() -> str:
         if os.environ.get("NANOKIMI_REQUIRE_DOCKER") == "1":
             pytest.fail(f"NANOKIMI_REQUIRE_DOCKER=1, but: {e}", pytrace=False)
         pytest.skip(f"no Docker engine: {e}")
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_another_test() -> Iterator[None]:
+    """A command that ran in this process would have the next test log to a stream that is gone."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -187,9 +187,11 @@ class GroupOut(BaseModel):
     sandbox: str
     running_turn: str | None
     held: bool = Field(description="Its messages wait for a login, or for a model that answers.")
+    held_for: str = Field("", description="The code of the failure that they are held for.")
     model: str = Field(description="The alias that the chat chose; empty for the configured one.")
     waiting: int
     failed: int = Field(0, description="Turns that failed, and whose messages may be retried.")
+    rejected: int = Field(0, description="Deliveries that were given up, and may be retried.")
 
     @classmethod
     def of(
@@ -199,8 +201,9 @@ class GroupOut(BaseModel):
         running: Turn | None,
         waiting: int,
         *,
-        held: bool = False,
+        held_for: str = "",
         failed: int = 0,
+        rejected: int = 0,
     ) -> GroupOut:
         return cls(
             group=group.id,
@@ -210,9 +213,11 @@ class GroupOut(BaseModel):
             sandbox=sandbox,
             running_turn=running.id if running else None,
             model=group.model,
-            held=held,
+            held=bool(held_for),
+            held_for=held_for,
             waiting=waiting,
             failed=failed,
+            rejected=rejected,
         )
 
 

@@ -26,7 +26,7 @@ from runner.errors import ConflictError, LoginRequiredError, NotFoundError
 from runner.host.app import Host
 from runner.host.events import ends_turn
 from runner.host.intake import Incoming
-from runner.model import Group
+from runner.model import DeliveryState, Group
 from runner.store import Accepted
 
 CHANNEL = "http"
@@ -193,8 +193,9 @@ async def _show(host: Host, group: Group) -> GroupOut:
         host.sandbox_state(group.id),
         host.running(group.id),
         await host.store.count_waiting(group.id),
-        held=host.held(group.id),
+        held_for=host.held_for(group.id),
         failed=await host.turns.count_dead(group.id),
+        rejected=(await host.deliveries.counts(group.id))[DeliveryState.REJECTED],
     )
 
 

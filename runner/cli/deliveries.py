@@ -13,7 +13,8 @@ from runner.api.client import group_path
 from runner.api.delivery_bodies import DeliveryOut, DeliveryPage
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
-from runner.cli.output import ago, note, out, plain, show_json, table
+from runner.cli.output import ago, note, plain, show_json, table
+from runner.cli.wide import show_wide
 from runner.model import DeliveryState
 from runner.store.deliveries import COUNTED, Deliveries
 
@@ -41,7 +42,7 @@ def deliveries(
     if not found:
         note("there is none" if state else "everything has arrived")
         return
-    out.print(table_of(found))
+    show_wide(table_of(found), names=0)
 
 
 async def rejected_of(context: Context, group: str) -> list[DeliveryOut]:
@@ -51,11 +52,11 @@ async def rejected_of(context: Context, group: str) -> list[DeliveryOut]:
 
 def table_of(found: list[DeliveryOut]) -> Table:
     """For the terminal."""
-    shown = table("WHEN", "DELIVERY", "KIND", "STATE", "TRIES", "TO", "ERROR")
+    shown = table("DELIVERY", "WHEN", "KIND", "STATE", "TRIES", "TO", "ERROR")
     for d in found:
         error = "" if d.state == DeliveryState.DELIVERED else d.error
         when, tries = ago(d.created_at), str(d.attempts)
-        shown.add_row(when, d.delivery_id, d.kind, d.state, tries, plain(d.target), plain(error))
+        shown.add_row(d.delivery_id, when, d.kind, d.state, tries, plain(d.target), plain(error))
     return shown
 
 

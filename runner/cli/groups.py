@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Literal
 
 import typer
@@ -16,11 +17,14 @@ from runner.cli.group_settings import set_settings
 from runner.cli.members import members
 from runner.cli.output import ago, note, out, plain, show_json, table
 from runner.cli.retry import failed_at, failed_in, failed_turns, retry
-from runner.host.lock import host_lock
+from runner.cli.wide import show_wide
+from runner.errors import LoginRequiredError
+from runner.host.lock import host_lock, serving
 from runner.host.shelf import remove_shelves
-from runner.model import Group
+from runner.model import DeliveryState, Group, TurnState
 from runner.sandbox.volume import remove_volume
 from runner.store import Store
+from runner.store.deliveries import Deliveries
 from runner.store.turn_desk import Turns
 
 app = typer.Typer(help="Groups and their agents.", no_args_is_help=True)
@@ -44,11 +48,16 @@ def list_groups(ctx: typer.Context, as_json: JsonOption = False) -> None:
     if not found:
         note("no groups yet: a group is made by its first message")
         return
-    shown = table("GROUP", "SANDBOX", "WAITING", "FAILED", "SINCE", "FOLDER")
+    shown = table("GROUP", "SANDBOX", "WAITING", "FAILED", "REJECTED", "SINCE")
     for g in found:
-        waiting, failed, since = str(g.waiting), str(g.failed), ago(g.created_at)
-        shown.add_row(plain(g.group), g.sandbox, waiting, failed, since, g.folder)
-    out.print(shown)
+        counted = str(g.waiting), str(g.failed), str(g.rejected)
+        state = "held" if g.held else g.sandbox
+        shown.add_row(plain(g.group), state, *counted, ago(g.created_at))
+    show_wide(shown)
+    if any(g.held or g.failed or g.rejected for g in found):
+        note("`nanokimi groups show GROUP` says what is held, failed or rejected, and what helps")
+    if any(g.waiting or g.running_turn for g in found):
+        _note_that_none_serves(context)
 
 
 @app.command("show")
@@ -67,18 +76,13 @@ def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) 
         return
     facts = table("", "")
     facts.show_header = False
-    for name in (
-        "group",
-        "folder",
-        "session_id",
-        "sandbox",
-        "model",
-        "running_turn",
-        "held",
-        "waiting",
-    ):
+    names = ("group", "folder", "session_id", "sandbox", "model", "running_turn", "waiting")
+    for name in names:
         facts.add_row(f"[bold]{name}[/]", plain(_shown(getattr(found, name))))
+    facts.add_row("[bold]held[/]", plain(held_as_told(found)))
     out.print(facts)
+    if found.waiting or found.running_turn:
+        _note_that_none_serves(context)
     if messages:
         shown = table("WHEN", "SENDER", "STATE", "TEXT")
         for m in messages[-10:]:
@@ -89,12 +93,14 @@ def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) 
         out.print(shown)
     if found.failed:
         out.print()
-        out.print(failed_turns(failed))
-        note("`nanokimi groups retry GROUP [TURN]` has their messages answered after all")
+        show_wide(failed_turns(failed), names=0)
+        word = shlex.quote(group)
+        note(f"`nanokimi groups retry {word} [TURN]` has their messages answered after all")
     if rejected:
         out.print()
-        out.print(table_of(rejected[-10:]))
-        note("`nanokimi groups deliveries GROUP --retry ID` has one sent again")
+        show_wide(table_of(rejected[-10:]), names=0)
+        word = shlex.quote(group)
+        note(f"`nanokimi groups deliveries {word} --retry DELIVERY` has one sent again")
 
 
 @app.command("stop")
@@ -174,8 +180,30 @@ async def _change(context: Context, group: str, what: Literal["stop", "reset", "
 
 
 async def _offline(store: Store, group: Group) -> GroupOut:
-    waiting, failed = await store.count_waiting(group.id), await Turns(store).count_dead(group.id)
-    return GroupOut.of(group, "none", None, waiting, failed=failed)
+    turns = Turns(store)
+    unfinished = await turns.page(group.id, TurnState.RUNNING, 1)
+    return GroupOut.of(
+        group,
+        "none",
+        unfinished[0] if unfinished else None,
+        await store.count_waiting(group.id),
+        failed=await turns.count_dead(group.id),
+        rejected=(await Deliveries(store).counts(group.id))[DeliveryState.REJECTED],
+    )
+
+
+def held_as_told(group: GroupOut) -> str:
+    """What a group waits for, and what helps."""
+    if not group.held:
+        return "no"
+    if group.held_for == LoginRequiredError.code:
+        return "until there is a login: run `nanokimi login`"
+    return f"until the model answers again ({group.held_for}): see `nanokimi doctor`"
+
+
+def _note_that_none_serves(context: Context) -> None:
+    if serving(context.layout.host_lock) is None:
+        note("no host serves this: it is answered once `nanokimi serve` runs")
 
 
 def _shown(value: object) -> str:

@@ -17,6 +17,7 @@ from runner.api.task_bodies import NewTaskIn, TaskChangeIn, TaskList, TaskOut
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import note, out, plain, show_json, table
+from runner.cli.wide import show_wide
 from runner.errors import ConfigError, NotFoundError
 from runner.host.lock import host_lock
 from runner.host.people import People, check_group_id
@@ -52,7 +53,7 @@ def list_tasks(
         shown.add_row(
             t.task_id, plain(t.group), plain(_when(t)), _next(t), _last(t), plain(_short(t.prompt))
         )
-    out.print(shown)
+    show_wide(shown, names=0)
 
 
 @app.command("add")

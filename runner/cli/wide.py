@@ -14,10 +14,10 @@ _GAP = "  "
 
 
 def show_wide(shown: Table, *, names: int = 1, console: Console | None = None) -> None:
-    """Print a table whose first ``names`` columns are names, which may be folded.
+    """Print a table whose first ``names`` columns are names, which may be folded; nothing else is.
 
-    Where even that leaves too little room, each row is its names on one line and its numbers, with
-    what they are, below. A pipe has all the room that is needed.
+    Where that leaves too little room, each row is its names, or its first cell, on one line and the
+    rest, with what it is, below. A pipe has all the room that is needed.
     """
     if console is None:
         console = out if out.is_terminal else Console(width=WIDEST, highlight=False)
@@ -33,6 +33,7 @@ def show_wide(shown: Table, *, names: int = 1, console: Console | None = None) -
             column.no_wrap = True
         console.print(shown)
         return
+    names = max(names, 1)
     for row in zip(*rows, strict=True):
         title = Text(_GAP).join(cell for cell in row[:names] if cell.plain)
         title.stylize("bold")

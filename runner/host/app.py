@@ -422,10 +422,6 @@ class Host:
 
     # -- holds ----------------------------------------------------------------------------------
 
-    def held(self, group_id: str) -> bool:
-        """The group's messages wait for a login, or for a model that can be reached."""
-        return bool(self._dispatcher.held(group_id))
-
     def held_for(self, group_id: str) -> str:
         """The code of the failure for which they wait; empty when they do not."""
         return self._dispatcher.held(group_id)

@@ -124,7 +124,7 @@ def retry(c: Connection, group_id: str, turn_id: str | None) -> Retried:
     if not found and turn_id is not None:
         raise NotFoundError(
             f"no failed messages of a turn {turn_id!r} in the group {group_id!r}",
-            hint="GET /api/groups/{id}/turns?state=failed lists them",
+            hint="`nanokimi groups show GROUP` lists them, or …/turns?state=failed of the API",
         )
     _requeue(c, found)
     ids = dict.fromkeys(str(m.turn_id) for m in found)

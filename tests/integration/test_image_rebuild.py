@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli import invoke
 from rig import rig
 from structlog.testing import capture_logs
-from typer.testing import CliRunner
 
-from runner.cli.main import app
 from runner.sandbox import recipe
 from runner.sandbox.build import build_image
 from runner.sandbox.context import source_files
@@ -156,7 +155,5 @@ def events(logs: list[Any]) -> list[str]:
 
 
 async def checked(tmp_path: Path) -> dict[str, Any]:
-    done = await asyncio.to_thread(
-        CliRunner().invoke, app, ["--data", str(tmp_path / "data"), "doctor", "--json"]
-    )
+    done = await asyncio.to_thread(invoke, tmp_path / "data", "doctor", "--json")
     return {c["name"]: c for c in json.loads(done.stdout)}

@@ -138,7 +138,7 @@ async def test_a_host_holds_nothing_of_a_group_that_another_has_taken(
         one.provider.faults.add(Fault(status=503, message="down for maintenance"), times=5000)
         await one.api.call("POST", f"{group_path('birds')}/messages", json={"text": "!say one"})
         assert (await one.until("birds", "turn.failed")).data["held"]
-        assert one.host.held("birds")
+        assert one.host.held_for("birds")
 
         def hand_over(c: Connection) -> None:
             mine = update(t.hosts).where(t.hosts.c.id == one.host._lease.host)
@@ -147,7 +147,7 @@ async def test_a_host_holds_nothing_of_a_group_that_another_has_taken(
 
         await one.host.store.transact(hand_over)
         async with asyncio.timeout(30):
-            while one.host.held("birds") or not two.host.held("birds"):
+            while one.host.held_for("birds") or not two.host.held_for("birds"):
                 await asyncio.sleep(0.05)
         one.provider.faults.clear()
         await settled(two, "birds")

@@ -43,6 +43,15 @@ def test_a_wide_terminal_shows_a_table_and_a_narrow_one_a_block_a_row() -> None:
     ]
 
 
+def test_an_id_is_never_cut_where_nothing_may_be_folded() -> None:
+    made = table("TURN", "WHY")
+    made.add_row("turn_b110c85ae305436cc57a1d7d", "the provider answered with " + "a lot " * 10)
+    console = Console(file=io.StringIO(), width=50, highlight=False, soft_wrap=True)
+    show_wide(made, names=0, console=console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines == ["turn_b110c85ae305436cc57a1d7d", f"  why {made.columns[1]._cells[0]}"]
+
+
 def test_names_are_folded_before_the_numbers_give_way() -> None:
     lines = shown(125)
     assert lines[0].split() == [

@@ -147,7 +147,7 @@ class CommandDesk:
             }
             started = Event(second, group, events.TURN_STARTED, data, turn.id, ids)
             issued = await self._store.transact(
-                lambda c: command_turns.issue(c, message, order, turn, accepted, started)
+                lambda c: command_turns.issue(c, message, order, turn, accepted, started), group
             )
             if issued.turn is not None:
                 self._log.show(accepted)
@@ -229,7 +229,8 @@ class CommandDesk:
                 data = {**finished_json(ended, None), "command": order.name}
                 event = Event(event_id, turn.group, events.TURN_FINISHED, data, turn.id)
                 if await self._store.transact(
-                    lambda c: command_turns.finish(c, ended, event, webhook, reply.effect)
+                    lambda c: command_turns.finish(c, ended, event, webhook, reply.effect),
+                    turn.group,
                 ):
                     self._log.show(event)
                     if isinstance(reply.effect, Choose):

@@ -135,7 +135,7 @@ class Scheduler:
                 held=now_so.held,
                 event_id=event_id,
             )
-            fired = await self._store.transact(lambda c: firing.fire(c, task, terms))
+            fired = await self._store.transact(lambda c: firing.fire(c, task, terms), task.group)
             if fired is not None and fired.event is not None:
                 self._log.show(fired.event)
         if fired is None:

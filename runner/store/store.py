@@ -66,12 +66,13 @@ class Store:
         self._readers.shutdown(wait=False)
         await asyncio.to_thread(self._engine.dispose)
 
-    async def transact(self, work: Callable[[Connection], _T]) -> _T:
+    async def transact(self, work: Callable[[Connection], _T], group: str = "") -> _T:
         """One transaction, on disk when this returns.
 
         ``work`` has no effects but those on the database: it may run again from its beginning.
+        ``group`` is the one that it locks, if it does.
         """
-        return await self._writer.do(work)
+        return await self._writer.do(work, group)
 
     async def read(self, work: Callable[[Connection], _T]) -> _T:
         """A look at the data, beside the writer: it holds up no message."""
@@ -121,7 +122,7 @@ class Store:
         Raises:
             OwnedElsewhereError: the group is not this host's any more.
         """
-        return await self.transact(lambda c: groups.next_generation(c, group_id, host))
+        return await self.transact(lambda c: groups.next_generation(c, group_id, host), group_id)
 
     async def set_session(
         self, group_id: str, session_id: str, generation: int, name: str = ""
@@ -130,7 +131,9 @@ class Store:
 
         Ignored when the writer's generation is stale.
         """
-        await self.transact(lambda c: groups.set_session(c, group_id, session_id, generation, name))
+        await self.transact(
+            lambda c: groups.set_session(c, group_id, session_id, generation, name), group_id
+        )
 
     async def reset_group(self, group_id: str) -> None:
         """Forget the conversation: the next turn starts a new session. Raises: NotFoundError."""
@@ -150,7 +153,9 @@ class Store:
         Raises:
             BusyError: ``max_queue`` messages of the group wait for an answer already.
         """
-        return await self.transact(lambda c: queue.accept(c, message, max_queue, log))
+        return await self.transact(
+            lambda c: queue.accept(c, message, max_queue, log), message.group
+        )
 
     async def messages(self, group_id: str, *, after: int = 0, limit: int = 100) -> list[Message]:
         """Messages with ``seq > after`` in order of acceptance. Raises: NotFoundError."""
@@ -187,7 +192,7 @@ class Store:
         as context, and what came after it too, as far as one prompt holds. Its ``turn.started``
         event is written with it.
         """
-        return await self.transact(lambda c: queue.claim(c, group_id, host, event_id))
+        return await self.transact(lambda c: queue.claim(c, group_id, host, event_id), group_id)
 
     async def finish(
         self, turn: Turn, log: Event, webhook: str = "", heard: Collection[str] = ()
@@ -202,7 +207,7 @@ class Store:
             The event as it was written; ``None``, and nothing is written, when a later attempt has
             taken over or the turn has ended already.
         """
-        return await self.transact(lambda c: queue.finish(c, turn, log, webhook, heard))
+        return await self.transact(lambda c: queue.finish(c, turn, log, webhook, heard), turn.group)
 
     async def turn(self, turn_id: str) -> Turn:
         """Raises: NotFoundError."""

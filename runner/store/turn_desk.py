@@ -23,11 +23,13 @@ class Turns:
 
         ``notice`` is written for the chat to be told, at its own address or else at ``webhook``.
         """
-        return await self._store.transact(lambda c: turns.hold(c, turn, notice, webhook))
+        return await self._store.transact(
+            lambda c: turns.hold(c, turn, notice, webhook), turn.group
+        )
 
     async def let_go(self, turn: Turn) -> None:
         """What held the turn is over."""
-        await self._store.transact(lambda c: turns.let_go(c, turn))
+        await self._store.transact(lambda c: turns.let_go(c, turn), turn.group)
 
     async def count_dead(self, group: str) -> int:
         """Failed turns of the group with messages that nobody has had tried again."""
@@ -35,12 +37,12 @@ class Turns:
 
     async def retry(self, group: str, turn_id: str | None) -> Retried:
         """Let failed messages, of one turn or of all, wait again. Raises: NotFoundError."""
-        return await self._store.transact(lambda c: turns.retry(c, group, turn_id))
+        return await self._store.transact(lambda c: turns.retry(c, group, turn_id), group)
 
     async def join(
         self, turn: Turn, event_id: int, *, answer_after: int | None = None
     ) -> Joined | None:
         """Make what waits part of a running turn, or the first message after a question."""
         return await self._store.transact(
-            lambda c: turns.join(c, turn, event_id, answer_after=answer_after)
+            lambda c: turns.join(c, turn, event_id, answer_after=answer_after), turn.group
         )

@@ -37,6 +37,7 @@ _ASK_EVERY = 0.2
 class _Job:
     work: Callable[[Connection], Any]
     done: asyncio.Future[Any]
+    group: str = ""
     result: Any = None
     error: Exception | None = None
 
@@ -62,8 +63,10 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    async def do(self, work: Callable[[Connection], _T]) -> _T:
+    async def do(self, work: Callable[[Connection], _T], group: str = "") -> _T:
         """Run ``work`` in a transaction; return when it is on disk.
+
+        ``group`` is the one that it locks, if it does.
 
         ``work`` has no effects but those on the database: it may run again from its beginning, when
         it was undone together with others.
@@ -73,7 +76,7 @@ class Writer:
             TemporaryError, PermanentError: the database refused; ``work`` has no effect. Only when
                 the connection broke in a commit and the server stays away, nobody can know.
         """
-        job = _Job(work, self._loop.create_future())
+        job = _Job(work, self._loop.create_future(), group)
         with self._change:
             self._refuse_over()
             self._waiting.append(job)
@@ -145,7 +148,8 @@ class Writer:
     def _together(self, batch: Sequence[_Job]) -> None:
         """Raises: _Undone: nothing was written, and each alone may succeed."""
         with self._transaction() as c:
-            for job in batch:
+            # Two hosts that lock groups in one order do not wait for each other in a circle.
+            for job in sorted(batch, key=lambda job: job.group):
                 # Never released: the commit does that, and the newest of a name is the one meant.
                 c.exec_driver_sql("SAVEPOINT job")
                 try:

@@ -174,8 +174,8 @@ class ToolDesk:
         )
         async with attempt.slots:
             if tool.looks:
-                await self._store.transact(lambda c: tool_calls.count(c, call))
-            elif found := await self._store.transact(lambda c: tool_calls.admit(c, call)):
+                await self._store.transact(lambda c: tool_calls.count(c, call), group)
+            elif found := await self._store.transact(lambda c: tool_calls.admit(c, call), group):
                 return found.text or ""
             return await tool.call(context, asked)
 

@@ -122,7 +122,7 @@ class Context:
         """
         with self.log.writing(about or self.group) as event_id:
             done = await self.store.transact(
-                lambda c: tool_calls.once(c, self.call, work, event_id)
+                lambda c: tool_calls.once(c, self.call, work, event_id), self.group
             )
             if done.event is not None:
                 self.log.show(done.event)

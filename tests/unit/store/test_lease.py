@@ -1,9 +1,12 @@
 """Hosts on one store: who may work for which group, and what a silent one loses."""
 
+import asyncio
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from database_server import PostgresServer
 from sqlalchemy import update
 
 from runner.errors import ConflictError, OwnedElsewhereError, PermanentError
@@ -151,3 +154,20 @@ async def test_the_dead_are_forgotten_after_a_while(stores: tuple[Store, Store])
     await silence(two, "b", LEASE)
     assert not (await lease.renew()).others
     assert (await other.renew()).others  # it comes back
+
+
+async def test_hosts_that_write_for_the_same_groups_do_not_wait_in_a_circle(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
+    stores = [await Store.open(postgres_url), await Store.open(postgres_url)]
+    before = postgres.log.count("deadlock detected")
+
+    async def talk(n: int) -> None:
+        some = random.Random(n)
+        for _ in range(10):
+            await say(stores[n % 2], "words", f"g{some.randrange(20)}")
+
+    await asyncio.gather(*(talk(n) for n in range(32)))
+    for store in stores:
+        await store.close()
+    assert postgres.log.count("deadlock detected") == before

@@ -15,6 +15,7 @@ import typer
 from runner import USER_AGENT
 from runner.cli.check import Check, Grade, failed
 from runner.cli.checks_login import check_clock, check_files, check_fit, check_login
+from runner.cli.checks_store import check_store
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import out, plain, show_json, table
 from runner.errors import ImageMissingError, NanokimiError
@@ -81,6 +82,8 @@ async def _checks(context: Context) -> AsyncIterator[Check]:
         yield Check("config", Grade.WARN, warning)
     yield Check("config", Grade.PASS, str(context.layout.config))
     yield _disk(context)
+    async for check in check_store(context.layout, settings.store):
+        yield check
     credentials = Credentials(context.layout.credentials)
     try:
         async for check in _provider(context.layout, settings, credentials):

@@ -47,12 +47,12 @@ def prepare(c: Connection) -> None:
     """
     if c.dialect.name == "postgresql":
         check_postgres(c)
-    if _revision(c) == HEAD:
+    if revision(c) == HEAD:
         return
     if c.dialect.name == "postgresql":
         c.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'"))
         c.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-    found = _revision(c)  # another process may have been first
+    found = revision(c)  # another process may have been first
     if found is None:
         t.metadata.create_all(c)
         c.execute(insert(t.meta).values(key="schema_version", value="2"))
@@ -81,7 +81,7 @@ def migrate(c: Connection, target: str = HEAD) -> None:
         environment.run_migrations()
 
 
-def _revision(c: Connection) -> str | None:
+def revision(c: Connection) -> str | None:
     """The last step that was taken; ``None`` for an empty database.
 
     Raises:

@@ -10,6 +10,7 @@ from runner.model import Group, TaskState, Turn, TurnKind, TurnState
 from runner.store import groups, queue
 from runner.store import schema as t
 from runner.store.rows import turn_of
+from runner.store.silence import TASK_CHANNEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,14 @@ def running_chat(c: Connection, group_id: str) -> Turn | None:
 
 
 def asked_for(c: Connection, turn_id: str, person: str) -> bool:
-    """Is one of the messages that this turn answers from ``person``?"""
+    """Is one of the messages that began this turn from ``person``?
+
+    Those that joined it do not count: anybody may say something while it works. An operator's
+    task is nobody's either.
+    """
     m = t.messages.c
-    query = select(m.id).where(m.turn_id == turn_id, m.wakes, m.sender_id == person).limit(1)
+    began = (m.turn_id == turn_id, m.wakes, ~m.steered)
+    query = select(m.id).where(*began, m.sender_id == person).limit(1)
+    if not person:
+        query = query.where(m.channel != TASK_CHANNEL)
     return c.scalar(query) is not None

@@ -113,6 +113,16 @@ async def test_a_stranger_does_not_stop_what_another_asked_and_an_admin_does(r: 
     assert await ended(r, turn) == "cancelled"
 
 
+async def test_who_joins_a_turn_may_not_stop_it(tmp_path: Path) -> None:
+    async with rig(tmp_path, more=PEOPLE) as r:
+        turn = await busy(r, "birds", "ada")
+        await post(r, "birds", "me too", sender_id="eve")
+        await r.until("birds", "turn.steered")
+        assert "may stop it" in await tell(r, "birds", "/stop", sender_id="eve")
+        assert await tell(r, "birds", "/stop", sender_id="ada") == "Stopped."
+        assert await ended(r, turn) == "cancelled"
+
+
 async def test_a_stop_leaves_what_waits_in_its_order(r: Rig) -> None:
     await busy(r, "birds", "ada")
     for n in (1, 2):

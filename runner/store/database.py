@@ -39,6 +39,10 @@ def open_engine(place: Place) -> Engine:
         ) from None
     kind = url.get_backend_name()
     if kind == "postgresql":
+        if "@" in (url.host or ""):  # the rest of a password, and the host is shown in errors
+            raise ConfigError(
+                "[store] url holds an @ too many", hint="write one in a password as %40"
+            )
         return open_postgres(url, 1 + READERS)
     if kind == "sqlite" and url.database and url.database != ":memory:":
         return open_sqlite(Path(url.database).absolute(), 1 + READERS)

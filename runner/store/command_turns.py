@@ -135,7 +135,7 @@ def unfinished(c: Connection, host: str) -> list[tuple[Turn, bool]]:
     They are those for groups which no other living host has.
     """
     query = select(t.turns).where(
-        t.turns.c.state == TurnState.RUNNING, t.turns.c.kind == TurnKind.COMMAND
+        t.turns.c.finished_at.is_(None), t.turns.c.kind == TurnKind.COMMAND
     )
     found = []
     for row in c.execute(query.order_by(t.turns.c.started_at)).mappings():

@@ -167,12 +167,7 @@ def count_waiting(c: Connection, group_id: str) -> int:
 
 def count_unanswered(c: Connection) -> int:
     """Messages of all groups that ask for an answer and do not have it yet."""
-    open_states = (MessageState.QUEUED, MessageState.CLAIMED)
-    query = (
-        select(func.count())
-        .select_from(t.messages)
-        .where(t.messages.c.state.in_(open_states), t.messages.c.wakes)
-    )
+    query = select(func.count()).select_from(t.messages).where(t.OPEN, t.messages.c.wakes)
     return c.scalar(query) or 0
 
 
@@ -182,10 +177,10 @@ def groups_with_work(c: Connection, host: str) -> list[str]:
     Those that have waited longest come first.
     """
     running = select(t.turns.c.group_id, t.turns.c.started_at.label("at")).where(
-        t.turns.c.state == TurnState.RUNNING, t.turns.c.kind == TurnKind.CHAT
+        t.turns.c.finished_at.is_(None), t.turns.c.kind == TurnKind.CHAT
     )
     queued = select(t.messages.c.group_id, t.messages.c.created_at.label("at")).where(
-        t.messages.c.state == MessageState.QUEUED, t.messages.c.wakes
+        t.OPEN, t.messages.c.state == MessageState.QUEUED, t.messages.c.wakes
     )
     both = running.union_all(queued).subquery()
     query = (

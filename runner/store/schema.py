@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 
 from runner.store.texts import FreeText
@@ -98,6 +99,18 @@ messages = Table(
     Index("messages_by_group", "group_id", "state", "seq"),
     Index("messages_by_turn", "turn_id"),
     sqlite_autoincrement=True,
+)
+
+OPEN = text("state IN ('queued', 'claimed')")
+"""Of messages: without an end yet. As text, for only so SQLite knows that the index has them."""
+
+# What is still to be answered, however much was.
+Index(
+    "messages_open",
+    messages.c.group_id,
+    messages.c.created_at,
+    sqlite_where=OPEN,
+    postgresql_where=OPEN,
 )
 
 turns = Table(

@@ -66,6 +66,14 @@ def _queue() -> None:
     op.add_column("turns", sa.Column("excused", sa.Integer, nullable=False, server_default="0"))
     op.add_column("turns", sa.Column("held_since", sa.Float))
     op.create_index("turns_by_end", "turns", ["finished_at"])
+    still_open = sa.text("state IN ('queued', 'claimed')")
+    op.create_index(
+        "messages_open",
+        "messages",
+        ["group_id", "created_at"],
+        sqlite_where=still_open,
+        postgresql_where=still_open,
+    )
 
 
 def _outbox() -> None:

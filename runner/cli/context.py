@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar, cast
 
 import structlog
 import typer
@@ -76,6 +76,16 @@ def run(work: Callable[[], Awaitable[_T]]) -> _T:
         return runner.run(main())
 
 
+class _Stderr:
+    """The stderr of the moment: loggers are kept, and stderr may be another one by then."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def start_logging(level: LogLevel, form: LogFormat) -> None:
     """Events with keys, to stderr; colours only on a terminal."""
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -96,11 +106,11 @@ def start_logging(level: LogLevel, form: LogFormat) -> None:
     structlog.configure(
         processors=[*shared, last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr())),
         cache_logger_on_first_use=True,
     )
     # Libraries say what they must through the standard logger; a cut stream is not their news.
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(message)s")
+    logging.getLogger().setLevel(max(number, logging.WARNING))
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
 

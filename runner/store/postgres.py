@@ -19,6 +19,10 @@ CONNECT_WAIT = 10
 LOCK_WAIT = 10.0
 """Seconds that a statement waits for a row which another host has locked."""
 
+IDLE_WAIT = 5.0
+"""Seconds that a transaction may do nothing. A host that stopped in the middle of one holds rows
+for which the others' writers wait, their leases with them."""
+
 # Of every new connection, unless the URL says otherwise. TCP finds a dead peer in half a minute.
 _CONNECTION = {
     "connect_timeout": CONNECT_WAIT,
@@ -30,7 +34,7 @@ _CONNECTION = {
 }
 _SETTINGS = (
     f"SET lock_timeout = {int(LOCK_WAIT * 1000)}",
-    "SET idle_in_transaction_session_timeout = 60000",
+    f"SET idle_in_transaction_session_timeout = {int(IDLE_WAIT * 1000)}",
     # A server that acknowledges before it has written would let us promise what it may forget.
     (
         "SELECT set_config('synchronous_commit', 'on', false) "

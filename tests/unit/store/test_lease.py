@@ -2,16 +2,18 @@
 
 import asyncio
 import random
+import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 from database_server import PostgresServer
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
-from runner.errors import ConflictError, OwnedElsewhereError, PermanentError
+from runner.errors import ConflictError, OwnedElsewhereError, PermanentError, TemporaryError
 from runner.model import Event, Message, TurnState
-from runner.store import Claim, Elsewhere, Place, Store
+from runner.store import Claim, Elsewhere, Place, Store, groups
 from runner.store import schema as t
 from runner.store.hosts import LEASE, SLOTS
 from runner.store.lease import Lease
@@ -171,3 +173,35 @@ async def test_hosts_that_write_for_the_same_groups_do_not_wait_in_a_circle(
     for store in stores:
         await store.close()
     assert postgres.log.count("deadlock detected") == before
+
+
+async def test_a_host_that_stopped_in_mid_transaction_does_not_cost_others_their_lease(
+    postgres_url: str,
+) -> None:
+    one, two = await Store.open(postgres_url), await Store.open(postgres_url)
+    stopped, go = threading.Event(), threading.Event()
+
+    def stop(c: Connection) -> None:
+        groups.lock(c, "g")
+        stopped.set()
+        go.wait(60)
+
+    try:
+        lease = Lease(two, "b")
+        await lease.enter()
+        await say(one, "first")
+        frozen = asyncio.create_task(one.transact(stop))
+        await asyncio.to_thread(stopped.wait)
+        began = time.monotonic()
+        said = [asyncio.create_task(say(two, f"n{n}")) for n in range(3)]
+        await asyncio.sleep(0)  # they are before it
+        await lease.renew()
+        assert time.monotonic() - began < LEASE / 2
+        await asyncio.gather(*said)
+        go.set()
+        with pytest.raises(TemporaryError):
+            await frozen
+    finally:
+        go.set()
+        await one.close()
+        await two.close()

@@ -237,6 +237,32 @@ async def test_a_name_with_a_dead_address_is_reached_by_the_next(
     assert (await fetcher().fetch(f"http://two.example:{port}/")).text == "alive"
 
 
+async def test_silent_name_servers_hold_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked, spoken = socket.getaddrinfo, threading.Semaphore(0), threading.Event()
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if not str(host).endswith(".silent.example"):
+            return real(host, *args, **kwargs)
+        asked.release()
+        spoken.wait(20)
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    made = fetcher()
+    urls = [(f"http://{n}.silent.example/", f"group {n}") for n in range(8)]
+    lost = [asyncio.create_task(made.fetch(url, group=group)) for url, group in urls]
+    try:
+        async with asyncio.timeout(10):
+            while not asked.acquire(blocking=False):
+                await asyncio.sleep(0.01)
+            await asyncio.gather(*(asyncio.to_thread(int) for _ in range(8)))
+            await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+    finally:
+        spoken.set()
+    found = await asyncio.gather(*lost, return_exceptions=True)
+    assert {getattr(e, "code", e) for e in found} == {"host_unknown"}
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_each_redirect_is_checked_like_the_first_address(site: Site, status: int) -> None:
     error = await refusal(site.redirect("/r", "http://169.254.169.254/latest/meta-data", status))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 
@@ -20,6 +22,10 @@ _WEB_PORTS = (80, 443)
 _PRIVILEGED = 1024
 _MAX_ADDRESSES = 4
 _DISCARD = 9
+
+# A stranger's name server that is silent holds a thread for many seconds: not one of those in which
+# the names of providers and receivers are looked up.
+_lookups = ThreadPoolExecutor(8, thread_name_prefix="web-lookup")
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
@@ -74,7 +80,7 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
             code="address_not_allowed",
         )
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(_lookups, _look_up, host, port)
     except (OSError, UnicodeError):
         raise _unknown(host) from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -91,6 +97,10 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
                 code="address_not_allowed",
             )
     return addresses
+
+
+def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 def is_own(address: str) -> bool:

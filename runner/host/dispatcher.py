@@ -150,11 +150,22 @@ class Dispatcher:
         return self._holds.count()
 
     async def cancel(self, group: str, turn_id: str | None = None) -> Turn | None:
-        """Cancel the running turn (only this one, if it is named); ``None``: it does not run."""
+        """Cancel the running turn (only this one, if it is named); ``None``: it does not run.
+
+        Raises:
+            TemporaryError: it waited to be tried again, and its end cannot be written.
+        """
         run = self._running.get(group)
         if run is None or turn_id not in (None, run.turn.id):
             return None
         run.cancelled.set()
+        if run.next is not None and not run.ended:  # its worker may have to wait for a slot
+            run.ended = True
+            try:
+                await self._done(run, None)
+            except BaseException:
+                run.ended = False
+                raise
         return run.turn
 
     async def run(self) -> None:
@@ -219,12 +230,16 @@ class Dispatcher:
     async def _one_turn(self, group: str) -> bool:
         """Run the group's turn until it has ended or we are told to stop; False: nothing waited."""
         while True:
+            run = self._running.get(group)
+            if run is not None and run.ended:
+                self._running.pop(group, None)
+                return True
             async with self._pool.slot(group) as slot:
                 if self._draining.is_set():
                     return True
-                run = self._running.get(group)
                 if run is not None and run.cancelled.is_set():
-                    await self._done(run, None)
+                    if not run.ended:
+                        await self._done(run, None)
                     self._running.pop(group, None)
                     return True
                 run = await self._claim(group, run)

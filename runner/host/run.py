@@ -52,7 +52,8 @@ class Run:
 
     ``joined`` are the messages that came while it ran; ``told`` of them the agent has confirmed,
     and ``answers`` are those that went to a question. ``login`` names the credential of this
-    attempt, ``nudged`` says that messages may wait to join.
+    attempt, ``nudged`` says that messages may wait to join. ``ended``: it was cancelled between two
+    tries, and nothing is left to do.
     """
 
     turn: Turn
@@ -68,6 +69,7 @@ class Run:
     nudged: asyncio.Event = field(default_factory=asyncio.Event)
     question: Question | None = None
     next: Retry | Hold | None = None
+    ended: bool = False
 
     @classmethod
     def of(cls, claim: Claim, login: str) -> Run:

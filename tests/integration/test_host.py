@@ -16,6 +16,7 @@ from runner.api.client import group_path
 from runner.demo.faults import Fault
 from runner.demo.provider import DemoProvider
 from runner.errors import NanokimiError
+from runner.host import decide
 from runner.model import Event, Message, MessageState, TurnState, folder_of
 from runner.settings.layout import Layout
 
@@ -328,6 +329,31 @@ async def test_a_held_turn_can_be_cancelled(tmp_path: Path) -> None:
         await r.until("birds", "turn.failed")
         await r.api.call("POST", f"{group_path('birds')}/cancel")
         assert (await work)[-1].data["status"] == "cancelled"
+
+
+async def test_a_turn_that_waits_for_a_slot_to_be_tried_again_can_be_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "FIRST_DELAY", 2.0)
+    async with rig(tmp_path, host="max_containers = 1") as r:
+        r.provider.faults.add(Fault(status=503, message="down"), times=5000)
+        held = asyncio.create_task(r.say("held", "!say one"))
+        assert (await r.until("held", "turn.failed")).data["held"]
+        r.provider.faults.clear()
+        busy = asyncio.create_task(r.ask("busy", bash("while [ ! -e go ]; do sleep 0.05; done")))
+        await r.until("busy", "tool.started")
+        async with asyncio.timeout(30):
+            while "held" not in r.host.pool._waiting:
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            await r.api.call("POST", f"{group_path('held')}/cancel")
+            assert (await held)[-1].data["status"] == "cancelled"
+        assert not r.host.held_for("held")
+        again = asyncio.create_task(r.ask("held", "!say two"))
+        await r.until("held", "message.accepted")
+        r.layout.workspace((await r.host.store.group("busy")).folder).joinpath("go").touch()
+        assert await again == "two"
+        await busy
 
 
 async def test_a_wrong_api_key_is_held_until_the_config_has_another(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner.settings.schema import Settings
 
 _T = TypeVar("_T")
+_REMEMBERED = 1000
 
 
 class LogLevel(StrEnum):
@@ -86,12 +87,33 @@ class _Stderr:
         sys.stderr.flush()
 
 
-def start_logging(level: LogLevel, form: LogFormat) -> None:
-    """Events with keys, to stderr; colours only on a terminal."""
+class _Once:
+    """Drops an event that is the same as an earlier one, key by key."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(
+        self, _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        said = repr(sorted(event.items(), key=lambda item: item[0]))
+        if said in self._said:
+            raise structlog.DropEvent
+        if len(self._said) < _REMEMBERED:
+            self._said.add(said)
+        return event
+
+
+def start_logging(level: LogLevel, form: LogFormat, *, once: bool = False) -> None:
+    """Events with keys, to stderr; colours only on a terminal.
+
+    ``once``: what a short command has said already it does not say again.
+    """
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        *([_Once()] if once else []),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: structlog.typing.Processor

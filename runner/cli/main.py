@@ -62,7 +62,8 @@ def _main(
         log_level = LogLevel.ERROR  # they say themselves what concerns their reader
     if data.exists() and not data.is_dir():
         raise ConfigError(f"--data {data} is a file", hint="name a directory")
-    start_logging(log_level, log_format)
+    stays = ctx.invoked_subcommand in ("serve", "gateway", "chat", "demo")
+    start_logging(log_level, log_format, once=not stays)
     ctx.obj = Context(data.absolute(), debug=log_level is LogLevel.DEBUG)
 
 

@@ -372,6 +372,17 @@ async def test_logs_show_what_the_agent_said_on_stderr(shell: Shell) -> None:
     }
 
 
+async def test_a_command_says_a_warning_once(shell: Shell) -> None:
+    config = shell.layout.config
+    text = (
+        config.read_text() + '\n[services.moonshot_fetch]\nbase_url = "http://x"\napi_key = "k"\n'
+    )
+    config.write_text(text)
+    for words in (("monitor", "providers"), ("auth", "status"), ("doctor",)):
+        code, _, err = await shell.run(*words)
+        assert (code, err.count("moonshot_fetch is set")) == (0, 1), words
+
+
 async def test_following_a_log_goes_on_until_ctrl_c(shell: Shell) -> None:
     path = shell.layout.agent_log(folder_of("birds"))
     path.parent.mkdir()

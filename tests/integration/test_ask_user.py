@@ -1,7 +1,6 @@
 """``ask_user``: a turn asks the chat, and goes on with what somebody says."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from runner.api.client import group_path
 from runner.demo.provider import DemoProvider
 from runner.errors import TemporaryError
 from runner.host.tools.ask import NOBODY, shown, waiting_time
+from runner.model import Event, Message
 from runner.model import Event
 from runner.settings.layout import Layout
 
@@ -24,10 +24,6 @@ ASK = '!call ask_user {"question": "which bird?", "options": ["heron", "owl"]}\n
 async def post(r: Rig, group: str, **message: Any) -> str:
     path = f"{group_path(group)}/messages"
     return str((await r.api.call("POST", path, json=message))["message_id"])
-
-
-def due_soon() -> str:
-    return (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
 
 
 async def messages(r: Rig, group: str) -> list[tuple[str, str]]:
@@ -125,8 +121,12 @@ def test_options_are_numbered_for_chats_without_buttons() -> None:
 
 async def test_a_task_with_a_conversation_of_its_own_keeps_nobody_waiting(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
-        task = {"prompt": ASK, "schedule": {"once": due_soon()}}
-        await r.api.call("POST", f"{group_path('birds')}/tasks", json=task)
+        run = Message("run", "birds", 0, ASK, session="task:1", channel="http")
+        with r.host.events.writing("birds") as event_id:
+            accepted = Event(event_id, "birds", "message.accepted", {}, message_ids=(run.id,))
+            await r.host.store.accept(run, 100, accepted)
+            r.host.events.show(accepted)
+        r.host._dispatcher.wake("birds")
         done = await r.until("birds", "turn.finished")
         assert "can ask nobody" in done.data["text"]
         assert "question.asked" not in [e["kind"] for e in await r.events("birds")]

@@ -15,7 +15,6 @@ from runner.demo.provider import DemoProvider
 from runner.errors import TemporaryError
 from runner.host.tools.ask import NOBODY, shown, waiting_time
 from runner.model import Event, Message
-from runner.model import Event
 from runner.settings.layout import Layout
 
 ASK = '!call ask_user {"question": "which bird?", "options": ["heron", "owl"]}\n!say {last}'

@@ -121,7 +121,7 @@ class Storm:
             write_config(
                 layout,
                 provider,
-                host=f"max_containers = {2 * each}",
+                host=f"max_containers = {2 * each}\nsteer = false",  # one turn for each message
                 more=LISTEN
                 + "".join(f'\n[groups.{g}]\nnetwork = "open"' for g in mine if "open" in g),
             )

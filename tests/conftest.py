@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,11 @@ from runner.errors import EngineError
 from runner.sandbox.build import build_image
 from runner.sandbox.engine import Engine
 from runner.store import Place
+
+# A shell's background job ignores Ctrl-C, and so would every command that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 TREE = Path(__file__).resolve().parents[1]
 # Each source tree has an image of its own: several may be under test on one engine.

@@ -407,6 +407,19 @@ async def test_a_broken_agent_is_ended_and_told(tmp_path: Path, name: str) -> No
         assert await r.ask("birds", "!say fine") == "fine"
 
 
+async def test_an_agent_of_another_protocol_version_is_refused_with_the_fix(tmp_path: Path) -> None:
+    script = (
+        """read -r hello; echo '{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":2}}'; cat"""
+    )
+    engine = f"engine = {json.dumps(['/bin/sh', '-c', script])}"
+    async with rig(tmp_path, more=f"[groups.other]\n{engine}") as r:
+        last = (await r.say("other", "hello"))[-1]
+        assert (last.kind, last.data["code"]) == ("turn.failed", "protocol_version")
+        assert (last.data["attempt"], last.data["will_retry"]) == (1, False)
+        assert "nanokimi build" in last.data["hint"]
+        assert await r.host.spawner.list() == []
+
+
 async def test_a_turn_that_takes_too_long_is_ended_and_the_next_one_works(tmp_path: Path) -> None:
     async with rig(tmp_path, host='turn_timeout = "2s"') as r:
         last = (await r.say("birds", bash("sleep 60")))[-1]

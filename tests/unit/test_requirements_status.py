@@ -20,6 +20,6 @@ def test_every_id_has_one_row_without_gaps() -> None:
     numbers: dict[str, list[int]] = {}
     for prefix, number, *_ in _ROW.findall(TEXT):
         numbers.setdefault(prefix, []).append(int(number))
-    assert numbers.keys() == {"DOME", "PROXY", "AETHER", "CACHE", "Q"}
+    assert numbers.keys() == {"DOME", "NANO", "PROXY", "AETHER", "CACHE", "Q"}
     for prefix, found in numbers.items():
         assert found == list(range(1, len(found) + 1)), prefix

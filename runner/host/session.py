@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -23,7 +23,8 @@ from runner.errors import (
     SandboxGoneError,
     TemporaryError,
 )
-from runner.host.redact import Redactor, redact
+from runner.host.hearing import Hearing, Secrets, TurnListener, ours
+from runner.host.redact import redact
 from runner.model import SANDBOX_MOVES, SandboxState, Usage, advance
 from runner.sandbox.spawner import Program, Sandbox
 from runner.wire import acp, rpc
@@ -33,32 +34,12 @@ log = structlog.get_logger()
 
 _R = TypeVar("_R")
 
-Secrets = Callable[[], Collection[str]]
-"""The tokens of now that nobody may read in an answer."""
-
 MAX_FRAMES_PER_TURN = 200_000
 MAX_BYTES_PER_TURN = 64 * 1024 * 1024
-MAX_ANSWER = 1024 * 1024
-MAX_THINKING = 4 * 1024 * 1024
-MAX_TOOL_DETAIL = 4_000
 CALL_DEADLINE = 30.0
 LONGEST_WISH = 86_400
 # Conversations that an agent keeps open at one time; our own has room for one more.
 MAX_SESSIONS = 12
-
-
-class TurnListener(Protocol):
-    """Hears a turn while it runs. Must not block."""
-
-    def text(self, delta: str) -> None: ...
-    def text_reset(self, text: str) -> None:
-        """What was streamed so far is replaced by ``text``: a broken answer is begun again."""
-        ...
-
-    def thinking(self, delta: str) -> None: ...
-    def tool_started(self, call_id: str, title: str, kind: str, detail: Any) -> None: ...
-    def tool_finished(self, call_id: str, failed: bool, detail: str) -> None: ...
-    def context(self, used: int, size: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,62 +67,6 @@ class HostOffers:
     digest: Callable[[str], str]
 
 
-class _Turn:
-    """What is collected while a prompt runs."""
-
-    def __init__(self, listener: TurnListener, secrets: Secrets) -> None:
-        self.listener = listener
-        self.secrets = secrets
-        self._saying = Redactor(secrets)
-        self._thinking = Redactor(secrets)
-        self.said: list[str] = []
-        self.size = 0
-        self.thought = 0
-        self.shown_again = 0
-        self.step_start = 0
-
-    def say(self, delta: str) -> None:
-        self.size += len(delta)
-        if self.size > MAX_ANSWER:
-            raise ProtocolError(
-                f"an answer of more than {MAX_ANSWER} characters", code="answer_too_long"
-            )
-        self._tell(self._saying.feed(delta))
-
-    def end(self) -> str:
-        """Everything that was said; nothing more comes."""
-        self.pause()
-        return "".join(self.said)
-
-    def think(self, delta: str) -> None:
-        self.thought += len(delta)
-        if self.thought <= MAX_THINKING and (safe := self._thinking.feed(delta)):
-            self.listener.thinking(safe)
-
-    def pause(self) -> None:
-        """The text is interrupted by something else: what was held back goes out before it."""
-        self._tell(self._saying.flush())
-
-    def begin_step(self) -> None:
-        self.pause()
-        self.step_start = len(self.said)
-
-    def _tell(self, safe: str) -> None:
-        if safe:
-            self.said.append(safe)
-            self.listener.text(safe)
-
-    def reset_step(self) -> None:
-        if not (self._saying.flush() or len(self.said) > self.step_start):
-            return
-        del self.said[self.step_start :]
-        self.size = sum(map(len, self.said))
-        self.shown_again += self.size
-        if self.shown_again > 4 * MAX_ANSWER:
-            raise ProtocolError("an answer that is begun again and again", code="protocol_flood")
-        self.listener.text_reset("".join(self.said))
-
-
 class AgentSession:
     """Made by :meth:`open`; ends with :meth:`close`. One prompt at a time."""
 
@@ -155,7 +80,7 @@ class AgentSession:
         self._can = acp.AgentCapabilities()
         self._open_sessions: dict[str, str] = {}
         self.state = SandboxState.CREATING
-        self._turn: _Turn | None = None
+        self._turn: Hearing | None = None
         self._condemned: NanokimiError | None = None
         self._budget = Budget(MAX_FRAMES_PER_TURN, MAX_BYTES_PER_TURN)
         self._peer = Peer(
@@ -222,7 +147,7 @@ class AgentSession:
                 code="protocol_version",
             )
         self._can = hello.agent_capabilities or acp.AgentCapabilities()
-        self.steers = _ours(hello.meta).get("steer") is True
+        self.steers = ours(hello.meta).get("steer") is True
         await self.converse("", session_id)
 
     async def converse(self, name: str, session_id: str) -> str:
@@ -279,9 +204,9 @@ class AgentSession:
             TemporaryError, PermanentError: what the agent says went wrong, with its code and hint.
             SandboxGoneError, ProtocolError: the sandbox is of no more use; close it.
         """
-        turn = self._turn = _Turn(listener, self._secrets)
+        turn = self._turn = Hearing(listener, self._secrets)
         group = self.sandbox.info.group
-        ours = {"turn": turn_id, "group": group, "tools": self._offers.digest(group)}
+        told = {"turn": turn_id, "group": group, "tools": self._offers.digest(group)}
         self._budget.refill()
         self._move(SandboxState.BUSY)
         try:
@@ -290,7 +215,7 @@ class AgentSession:
                 acp.PromptParams(
                     session_id=self.session_id,
                     prompt=[acp.Content(type="text", text=text)],
-                    meta={"nanokimi": ours},
+                    meta={"nanokimi": told},
                 ),
                 acp.PromptResult,
                 deadline=None,
@@ -389,7 +314,7 @@ class AgentSession:
         except msgspec.DecodeError as e:
             raise ProtocolError(f"a wrong session/update: {e}", code="protocol_bad_frame") from None
         if self._turn is not None and update is not None:
-            _hear(self._turn, update)
+            self._turn.hear(update)
 
     def _move(self, new: SandboxState) -> None:
         self.state = advance(SANDBOX_MOVES, self.state, new)
@@ -397,38 +322,6 @@ class AgentSession:
     def _last_words(self) -> str:
         tail = redact(self.sandbox.streams.stderr_tail().strip(), self._secrets())
         return f"its last words: {tail[-400:]}" if tail else "it said nothing on stderr"
-
-
-def _hear(turn: _Turn, update: acp.SessionUpdate) -> None:
-    match update:
-        case acp.AgentMessageChunk(content=content, meta=meta):
-            ours = _ours(meta)
-            if ours.get("reset"):
-                turn.reset_step()
-            if "step" in ours:
-                turn.begin_step()
-            if content.text:
-                turn.say(content.text)
-        case acp.AgentThoughtChunk(content=content) if content.text:
-            turn.think(content.text)
-        case acp.ToolCall():
-            turn.pause()
-            turn.listener.tool_started(
-                update.tool_call_id[:100],
-                str(redact(update.title, turn.secrets()))[:200],
-                (update.kind or "other")[:20],
-                _shorten(redact(update.raw_input, turn.secrets())),
-            )
-        case acp.ToolCallUpdate(status="completed" | "failed"):
-            turn.listener.tool_finished(
-                update.tool_call_id[:100],
-                update.status == "failed",
-                _text_of(redact(update.content, turn.secrets())),
-            )
-        case acp.UsageUpdate(used=used, size=size):
-            turn.listener.context(used, size)
-        case _:
-            pass
 
 
 def _server(program: Program) -> dict[str, Any]:
@@ -441,29 +334,8 @@ def _server(program: Program) -> dict[str, Any]:
     }
 
 
-def _shorten(value: Any) -> Any:
-    encoded = msgspec.json.encode(value)
-    if len(encoded) <= MAX_TOOL_DETAIL:
-        return value
-    return encoded[:MAX_TOOL_DETAIL].decode("utf-8", "ignore") + "…"
-
-
-def _text_of(content: list[dict[str, Any]] | None) -> str:
-    for part in content or []:
-        inner = part.get("content")
-        text = inner.get("text") if isinstance(inner, dict) else None
-        if isinstance(text, str):
-            return text if len(text) <= MAX_TOOL_DETAIL else text[:MAX_TOOL_DETAIL] + "…"
-    return ""
-
-
-def _ours(meta: dict[str, Any] | None) -> dict[str, Any]:
-    ours = (meta or {}).get("nanokimi")
-    return ours if isinstance(ours, dict) else {}
-
-
 def _heard(meta: dict[str, Any] | None) -> frozenset[str] | None:
-    heard = _ours(meta).get("heard")
+    heard = ours(meta).get("heard")
     return frozenset(map(str, heard)) if isinstance(heard, list) else None
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 DEEPEST = 64
+CHUNK = 1 << 20
 _MOST_NAMED = 5
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -108,7 +110,7 @@ def copy_file(fd: int | None, name: str, target: Path) -> None:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             return
         with os.fdopen(os.open(target, _NEW, 0o600), "wb") as writing:
-            shutil.copyfileobj(reading, writing)
+            _pour(reading, writing)
 
 
 def copy_tree(source: int, target: int | None, *, without: frozenset[str] = frozenset()) -> Copied:
@@ -159,9 +161,28 @@ def _copy_one(source: int, target: int | None, name: str, path: str, done: Copie
             return
         made = os.open(name, _NEW, 0o600, dir_fd=target)
         with os.fdopen(made, "wb") as writing:
-            shutil.copyfileobj(reading, writing)
+            _pour(reading, writing)
             os.fchmod(made, (found.st_mode & 0o777) | 0o600)
         os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=target)
+
+
+def _pour(reading: BinaryIO, writing: BinaryIO) -> None:
+    """Copy the bytes; holes stay holes, however long they are."""
+    source, size, at = reading.fileno(), os.fstat(reading.fileno()).st_size, 0
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno != errno.ENXIO:
+                raise
+            break  # the rest is a hole
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        os.lseek(source, at, os.SEEK_SET)
+        writing.seek(at)
+        while at < end and (chunk := os.read(source, min(CHUNK, end - at))):
+            writing.write(chunk)
+            at += len(chunk)
+    writing.truncate(size)
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ async def test_one_answer_wakes_all_that_wait_for_the_same_provider(
         assert "provider_unavailable" in hint["hint"]
         assert await r.ask("plants", "!say two") == "two"
         # The message that came meanwhile joined the turn, or has one of its own.
-        assert await asyncio.wait_for(held, 20) in ("one", "x", "onex")
+        assert set((await asyncio.wait_for(held, 20)).split()) <= {"one", "x"}
         async with asyncio.timeout(20):
             while await r.host.store.count_unanswered():
                 await asyncio.sleep(0.05)

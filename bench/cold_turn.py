@@ -1,13 +1,14 @@
 """Cold turn: from a message to its first request at the provider, through a new container.
 
 Held against the least that a container costs on the same engine at the same time: ``docker run``
-of the same image with a Python that does nothing.
+of the same image with a Python that does nothing. ``cold_parts`` says where the time goes.
 """
 
 from __future__ import annotations
 
 import time
 
+from bench.cold_parts import parts
 from bench.finding import Budget, Finding, Spread
 from bench.rig import IMAGE, docker, engine, host, provider
 
@@ -19,10 +20,11 @@ PAIRS, QUICK_PAIRS = 20, 5
 def measure(*, quick: bool) -> list[Finding]:
     """Raises: Skipped."""
     engine()
+    pairs = QUICK_PAIRS if quick else PAIRS
     cold: list[float] = []
     bare: list[float] = []
     with provider() as model, host(model, "docker") as serving:
-        for pair in range(1 + (QUICK_PAIRS if quick else PAIRS)):
+        for pair in range(1 + pairs):
             began = time.monotonic()
             docker("run", "--rm", "--entrypoint", "python3", IMAGE, "-c", "pass")
             ran = time.monotonic() - began
@@ -40,5 +42,6 @@ def measure(*, quick: bool) -> list[Finding]:
             "ms",
             against=f"docker run python3 -c pass: {Spread.of(bare).text('ms')}",
             budgets=(Budget("ratio", ratios.median, LIMIT),),
-        )
+        ),
+        *parts(pairs),
     ]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import pytest
 from rig import TOKEN, Rig, group_path, rig
 
 from runner.demo.faults import Fault
+from runner.host import events
 from runner.model import Event, folder_of
+from runner.store.firing import TASK_SKIPPED
+
+API_MD = Path(__file__).parents[2] / "docs" / "api.md"
 
 
 @pytest.fixture
@@ -341,6 +346,22 @@ async def test_the_documentation_names_every_call(http: httpx.AsyncClient) -> No
     } <= set(paths)
     names = {p["name"] for p in paths["/api/groups/{id}"]["get"].get("parameters", [])}
     assert "id" in names
+
+
+async def test_api_md_names_every_call_and_every_event_and_no_other(
+    http: httpx.AsyncClient,
+) -> None:
+    written = API_MD.read_text()
+    calls = {
+        (method, path)
+        for methods, path in re.findall(r"`([A-Z/]+) (/[^`?]+)[^`]*`", written)
+        for method in methods.split("/")
+    }
+    paths = (await http.get("/openapi.json")).json()["paths"]
+    assert calls == {(m.upper(), path) for path, methods in paths.items() for m in methods}
+    told = {v for k, v in vars(events).items() if re.fullmatch("[A-Z_]+", k) and type(v) is str}
+    table = written.split("## Events")[1].split("## Errors")[0]
+    assert set(re.findall(r"^\| `([a-z.]+)` \|", table, re.M)) == told | {TASK_SKIPPED}
 
 
 async def test_while_it_stops_it_takes_no_more_and_says_so(r: Rig, http: httpx.AsyncClient) -> None:

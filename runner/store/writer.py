@@ -1,8 +1,9 @@
 """The one writer: whoever waits shares a commit, and nobody is answered before it.
 
 A commit waits for the disk; while one does, the next jobs gather. Up to :data:`BATCH` of them go
-into one transaction, each behind a savepoint of its own, so that a job which fails takes back its
-own changes and no other's.
+into one transaction. When one of them fails, all are taken back and done again, each behind a
+savepoint of its own: so a job that fails undoes its own changes and no other's, and the many
+batches in which none does pay nothing for it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class _Job:
 
 class _Undone(Exception):
     """The database took back the whole transaction because of one job in it."""
+
+
+class _Failed(Exception):
+    """A job of a batch without savepoints failed: nothing of the batch is to be written."""
 
 
 class Writer:
@@ -122,8 +127,13 @@ class Writer:
         try:
             if len(batch) == 1:
                 self._alone(batch[0])
-            else:
-                self._together(batch)
+                return
+            # Two hosts that lock groups in one order do not wait for each other in a circle.
+            ordered = sorted(batch, key=lambda job: job.group)
+            try:
+                self._hopefully(ordered)
+            except _Failed:
+                self._each_apart(ordered)
         except _Undone:
             for job in batch:
                 job.result = job.error = None
@@ -145,11 +155,22 @@ class Writer:
             else:
                 return
 
-    def _together(self, batch: Sequence[_Job]) -> None:
+    def _hopefully(self, batch: Sequence[_Job]) -> None:
+        """Raises: _Failed: one of them did, and nothing was written."""
+        with self._transaction() as c:
+            for job in batch:
+                try:
+                    job.result = job.work(c)
+                except Exception as e:
+                    if isinstance(e, DBAPIError) and e.connection_invalidated:
+                        raise
+                    raise _Failed from None
+
+    def _each_apart(self, batch: Sequence[_Job]) -> None:
         """Raises: _Undone: nothing was written, and each alone may succeed."""
         with self._transaction() as c:
-            # Two hosts that lock groups in one order do not wait for each other in a circle.
-            for job in sorted(batch, key=lambda job: job.group):
+            for job in batch:
+                job.result = None
                 # Never released: the commit does that, and the newest of a name is the one meant.
                 c.exec_driver_sql("SAVEPOINT job")
                 try:

@@ -163,13 +163,16 @@ class _Terminal:
 
     def __init__(self) -> None:
         self._mid_line = False
+        self._said = False
 
     def show(self, event: ServerEvent) -> None:
         data = event.data
         match event.kind:
             case "text.delta":
+                self._said = True
                 self._say(str(data["text"]))
             case "text.reset":
+                self._said = True
                 self._note("the answer was cut and begins again:")
                 self._say(str(data["text"]))
             case "file.sent":
@@ -178,11 +181,15 @@ class _Terminal:
                 self._note(f"· {data['title']}")
             case "tool.finished" if data["failed"]:
                 self._note(f"  failed: {str(data['output'])[:200]}")
-            case "turn.started" if data["attempt"] > 1:
-                self._note(f"attempt {data['attempt']}: the answer begins again")
+            case "turn.started":
+                self._said = False
+                if data["attempt"] > 1:
+                    self._note(f"attempt {data['attempt']}: the answer begins again")
             case "turn.failed" if data["will_retry"] and not data.get("held"):
                 self._note(f"{data['message']}; again in {data['retry_in']:.0f} s")
             case "turn.finished":
+                if not self._said:  # a stream that came after the deltas
+                    self._say(str(data["text"]))
                 if data["status"] == "cancelled":
                     self._note("cancelled")
                 elif data.get("stop_reason") not in ("end_turn", None):

@@ -225,17 +225,21 @@ class CommandDesk:
         ended = replace(turn, state=TurnState.DONE, text=reply.text, finished_at=time.time())
         webhook = self._workshop.settings.for_group(turn.group).webhook
         try:
-            with self._log.writing(turn.group) as event_id:
+            group, writing = turn.group, self._log.writing
+            with writing(group) as first, writing(group) as second:
+                said = {"turn_id": turn.id, "text": reply.text}
+                delta = Event(first, group, events.TEXT_DELTA, said, turn.id)
                 data = {**finished_json(ended, None), "command": order.name}
-                event = Event(event_id, turn.group, events.TURN_FINISHED, data, turn.id)
+                event = Event(second, group, events.TURN_FINISHED, data, turn.id)
                 if await self._store.transact(
                     lambda c: command_turns.finish(c, ended, event, webhook, reply.effect),
-                    turn.group,
+                    group,
                 ):
+                    self._log.show(delta)  # a client that prints deltas prints this answer too
                     self._log.show(event)
                     if isinstance(reply.effect, Choose):
                         self._workshop.choose_model(reply.effect.group, reply.effect.alias)
-                    log.info("command.done", group=turn.group, command=order.name, turn=turn.id)
+                    log.info("command.done", group=group, command=order.name, turn=turn.id)
         except NotFoundError:
             return True  # the group went with its turn
         except NanokimiError as e:

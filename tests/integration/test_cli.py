@@ -111,6 +111,13 @@ async def test_chat_prints_the_answer_alone_on_stdout(shell: Shell) -> None:
     assert "write: a.txt" in err
 
 
+async def test_chat_prints_what_a_chat_command_answers(shell: Shell) -> None:
+    code, out, _ = await shell.run("chat", "birds", "-m", "/help")
+    assert code == 0
+    assert "/status" in out
+    assert out.count("/status") == 1
+
+
 async def test_chat_remembers_from_one_process_to_the_next(shell: Shell) -> None:
     await shell.run("chat", "-m", "remember the word heron")
     assert (await shell.run("chat", "-m", "which word?"))[1] == "The word was heron.\n"

@@ -41,8 +41,10 @@ async def tell(r: Rig, group: str, text: str, **more: Any) -> str:
     """A command's answer, which came without a sandbox and without the model."""
     before = len(r.provider.chats())
     events = await r.say(group, text, **more)
-    assert [e.kind for e in events] == ["message.accepted", "turn.started", "turn.finished"]
-    assert events[0].data["command"] == events[1].data["command"] == events[2].data["command"]
+    kinds = ["message.accepted", "turn.started", "text.delta", "turn.finished"]
+    assert [e.kind for e in events] == kinds
+    assert events[0].data["command"] == events[1].data["command"] == events[3].data["command"]
+    assert events[2].data["text"] == events[3].data["text"]
     assert len(r.provider.chats()) == before
     return str(events[-1].data["text"])
 

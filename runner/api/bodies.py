@@ -117,10 +117,12 @@ class TurnResult(BaseModel):
     text: str
     usage: dict[str, int | None] | None = None
     error: dict[str, Any] | None = None
+    command: str = Field("", description="The chat command that the message is.")
 
     @classmethod
-    def of(cls, message_id: str, turn: Turn) -> TurnResult:
+    def of(cls, message_id: str, turn: Turn, command: str = "") -> TurnResult:
         return cls(
+            command=command,
             message_id=message_id,
             turn_id=turn.id,
             status=str(turn.state),

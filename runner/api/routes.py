@@ -210,7 +210,7 @@ async def _result(host: Host, accepted: Accepted, mark: int, wait: float) -> Tur
                     if event.data.get("code") == "group_deleted":
                         raise NotFoundError("the group was deleted")
                     turn = await host.store.turn(str(event.turn_id))
-                    return TurnResult.of(accepted.message.id, turn)
+                    return TurnResult.of(accepted.message.id, turn, accepted.command)
     return None
 
 

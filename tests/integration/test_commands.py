@@ -93,6 +93,7 @@ async def test_the_202_names_the_command_and_wait_gives_its_answer(r: Rig) -> No
     )
     assert waited["status"] == "done"
     assert waited["text"].startswith("Idle.")
+    assert waited["command"] == "status"
     assert (await post(r, "birds", "!say hi"))["command"] == ""
 
 

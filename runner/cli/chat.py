@@ -149,11 +149,12 @@ class _Saying:
             case "turn.finished":
                 return 130 if data["status"] == "cancelled" else 0
             case "turn.failed" if held or not data["will_retry"]:
-                show_error(NanokimiError(str(data["message"]), hint=str(data.get("hint", ""))))
+                why = str(data.get("reason") or data["message"])
+                show_error(NanokimiError(why, hint=str(data.get("hint", ""))))
             case _:
                 return None
         if held:
-            note("the message is kept and answered after the login")
+            note("the message is kept, and answered as soon as this works again")
             return _EXIT_CODES["login_required"]
         return _EXIT_CODES.get(str(data["code"]), 1)
 

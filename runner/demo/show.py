@@ -240,7 +240,9 @@ async def _say(show: _Show, api: Api, group: str, text: str) -> _Turn:
             case "turn.failed" if data.get("held") or not data["will_retry"]:
                 show.console.print()
                 raise PermanentError(
-                    str(data["message"]), hint=str(data["hint"]), code=str(data["code"])
+                    str(data.get("reason") or data["message"]),
+                    hint=str(data["hint"]),
+                    code=str(data["code"]),
                 )
     raise DidNotHold("the stream ended before the turn did")
 

@@ -28,7 +28,7 @@ from runner.host import events
 from runner.host.attempt import TURN_TIMEOUT, Attempts, Bring, TurnLimits
 from runner.host.decide import Hold, Retry, Tried, after_failure
 from runner.host.events import EventLog
-from runner.host.holds import Holds
+from runner.host.holds import Holds, told_of
 from runner.host.pool import Pool, Slot
 from runner.host.progress import finished_json
 from runner.host.run import Logins, Question, Run
@@ -346,7 +346,7 @@ class Dispatcher:
             next=type(decision).__name__,
         )
         if isinstance(decision, Hold):
-            told |= {"will_retry": True, "held": True}
+            told |= {**told_of(error), "will_retry": True, "held": True}
             return decision if await self._hold(turn, error.code, told) else None
         self._holds.end(turn.group)
         if isinstance(decision, Retry):

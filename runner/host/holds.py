@@ -8,6 +8,18 @@ from __future__ import annotations
 
 import asyncio
 
+from runner.errors import LoginRequiredError, NanokimiError, PermanentError
+
+NOTHING_TO_SEND = "nothing needs to be sent again"
+
+_KEPT = "Your message is kept and is answered as soon as it works again."
+_MODEL_AWAY = f"The model cannot be reached now. {_KEPT}"
+_TOLD = {
+    LoginRequiredError.code: f"The login to the model's provider has ended. {_KEPT}",
+    "quota_exceeded": f"What the model's provider allows is used up. {_KEPT}",
+    "membership": f"The model's provider asks for a membership that covers the model. {_KEPT}",
+}
+
 
 class Holds:
     """What is held in this host now, and why; the store has how long."""
@@ -45,3 +57,15 @@ class Holds:
     async def until_answered(self, provider: str) -> None:
         """Return when the provider has answered any turn from now on."""
         await self._answers.setdefault(provider, asyncio.Event()).wait()
+
+
+def told_of(error: NanokimiError) -> dict[str, str]:
+    """What a chat is told of a turn that waits because of ``error``: words for people.
+
+    They can only wait, so what an operator needs to know stands apart, as ``reason``.
+    """
+    reason = error.message
+    if isinstance(error, PermanentError) and error.hint:
+        reason = f"{reason}: {error.hint}"
+    told = _TOLD.get(error.code, _MODEL_AWAY)
+    return {"message": told, "hint": NOTHING_TO_SEND, "reason": reason}

@@ -119,7 +119,7 @@ async def _lost_and_found(storm: Storm, before: Counter[str]) -> None:
     for group in storm.groups:
         told = last[group]
         assert told["code"] == "login_required"
-        assert "nanokimi login" in told["message"] + told["hint"]
+        assert "nanokimi login" in told["reason"]
     later = [asyncio.create_task(storm.say(group)) for group in storm.groups]
     await storm.log_in_again()
     await asyncio.gather(*later)

@@ -39,6 +39,13 @@ async def test_a_hundred_messages_wait_for_a_provider_over_a_restart_and_are_ans
                 failed = await r.until(group, "turn.failed")
                 assert (failed.data["held"], failed.data["will_retry"]) == (True, True)
                 assert failed.data["code"] == "provider_unavailable"
+                # People can do nothing about it, so they read neither of HTTP nor to try again.
+                assert failed.data["message"] == (
+                    "The model cannot be reached now. "
+                    "Your message is kept and is answered as soon as it works again."
+                )
+                assert failed.data["hint"] == "nothing needs to be sent again"
+                assert "503" in failed.data["reason"]
         async with running(layout, provider) as r:
             async with asyncio.timeout(60):
                 while min([excused(r, g) for g in GROUPS]) < 4:
@@ -134,5 +141,7 @@ async def test_a_bot_hears_once_that_the_answer_has_to_wait_and_then_the_answer(
         await r.say("birds", "!say hello", reply_url=bot.url())
         wait, answer = await bot.until_told(2)
         assert (wait["event"], wait["code"], wait["held"]) == ("turn.failed", "membership", True)
+        assert "Your message is kept" in wait["message"]
+        assert wait["reason"]
         assert (answer["event"], answer["text"]) == ("turn.finished", "hello")
         assert bot.violations == []

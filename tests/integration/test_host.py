@@ -305,7 +305,8 @@ async def test_a_lost_login_is_said_once_and_the_messages_are_answered_after_the
         first = asyncio.create_task(r.ask("birds", "!say one"))
         failed = await r.until("birds", "turn.failed")
         assert (failed.data["code"], failed.data["held"]) == ("login_required", True)
-        assert "nanokimi login" in failed.data["message"] + failed.data["hint"]
+        assert "nanokimi" not in failed.data["message"] + failed.data["hint"]
+        assert "nanokimi login" in failed.data["reason"]
         posted = await r.api.call(
             "POST", f"{group_path('birds')}/messages", json={"text": "remember the word heron"}
         )

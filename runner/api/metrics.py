@@ -124,7 +124,11 @@ class _Snapshot(Collector):
                 boxes.add_metric([state], self._seen.sandboxes[state])
         yield boxes
         yield _gauge("turns_running", "Turns that run now.", self._seen.running)
-        yield _gauge("groups_held", "Groups that wait for a login.", self._seen.held)
+        yield _gauge(
+            "groups_held",
+            "Groups whose messages are held, for a login or for what else is away.",
+            self._seen.held,
+        )
         if self._seen.unanswered is not None:
             said = "Messages that ask for an answer and do not have it yet."
             yield _gauge("messages_waiting", said, self._seen.unanswered)

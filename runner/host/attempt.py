@@ -140,7 +140,7 @@ class Attempts:
 
     async def _join_all(self, session: AgentSession, run: Run) -> bool:
         """Let join what may; false when the agent does not listen any more."""
-        while True:
+        while not run.cancelled.is_set():  # what is said after a cancel is not part of it
             asked = run.question if run.question and not run.question.answer.done() else None
             if asked is None and not (session.steers and self._limits().steer):
                 return True
@@ -155,6 +155,7 @@ class Attempts:
             left = _answer(run, joined.messages)
             if left and (not session.steers or not await self._steer(session, run, left)):
                 return False
+        return True
 
     async def _steer(self, session: AgentSession, run: Run, messages: tuple[Message, ...]) -> bool:
         for message in messages:

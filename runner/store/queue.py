@@ -257,12 +257,14 @@ def finish(
 
     ``None``, and nothing written, when the turn is stale. ``webhook`` is where the group's answers
     go when no message of it has said. ``heard`` are the messages that joined the turn while it ran
-    and reached the agent: others that joined wait for the next turn again.
+    and reached the agent: others that joined wait for the next turn again, unless this one was
+    cancelled, which ends what joined it too.
     """
     groups.lock(c, ended.group)
     if not turns.holds(c, ended):
         return None
-    if released := turns.release_unheard(c, ended, heard):
+    cancelled = ended.state is TurnState.CANCELLED
+    if not cancelled and (released := turns.release_unheard(c, ended, heard)):
         log = replace(log, data={**log.data, "released": released})
     advance(TURN_MOVES, TurnState.RUNNING, ended.state)
     c.execute(

@@ -107,6 +107,28 @@ async def test_a_message_that_came_too_late_for_the_turn_has_one_of_its_own(
         assert len(r.provider.chats()) == 3
 
 
+async def test_a_cancel_ends_what_joined_and_the_agent_has_not_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.host.session import AgentSession
+
+    async def refuse(self: AgentSession, message_id: str, text: str) -> None:
+        raise NanokimiError("not now", code="no_turn")
+
+    monkeypatch.setattr(AgentSession, "steer", refuse)
+    async with rig(tmp_path) as r:
+        first = asyncio.create_task(r.say("birds", f"{UNTIL_GO}\n!say one"))
+        await r.until("birds", "tool.started")
+        second = asyncio.create_task(r.say("birds", "!say two"))
+        await r.until("birds", "turn.steered")
+        await r.api.call("POST", f"{group_path('birds')}/cancel")
+        one, two = await asyncio.wait_for(asyncio.gather(first, second), 20)
+        assert one[-1].data["status"] == two[-1].data["status"] == "cancelled"
+        assert one[-1].data["turn_id"] == two[-1].data["turn_id"]
+        assert set((await states(r)).values()) == {MessageState.DROPPED}
+        assert await r.ask("birds", "!say three") == "three"
+
+
 async def test_the_next_host_steers_again_what_had_joined(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "data")
     async with DemoProvider() as provider:

@@ -158,7 +158,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         chat.running = None
         for m in chat.of(turn.id):
-            if m.joined and m.id not in heard:
+            if m.joined and m.id not in heard and state is not TurnState.CANCELLED:
                 m.state, m.turn, m.joined = QUEUED, "", False
             else:
                 m.state = AFTER[state]

@@ -100,6 +100,24 @@ async def test_what_joined_and_was_not_heard_waits_again_and_nothing_is_lost(
     assert [(m.text, m.steered) for m in following.messages] == [("late", False), ("later", False)]
 
 
+async def test_a_cancel_ends_what_joined_also_what_was_not_heard(
+    store: Store, turns: Turns
+) -> None:
+    await say(store, "first")
+    turn = (await claim(store)).turn
+    await say(store, "late")
+    await turns.join(turn, next(_ids))
+    await say(store, "waits")
+    told = await finish(store, turn, TurnState.CANCELLED)
+    assert told is not None
+    assert "released" not in told.data
+    assert await states(store) == {
+        "first": MessageState.DROPPED,
+        "late": MessageState.DROPPED,
+        "waits": MessageState.QUEUED,
+    }
+
+
 async def test_nothing_joins_a_turn_that_ended_or_an_attempt_that_is_over(
     store: Store, turns: Turns
 ) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ from runner.api.client import Api, ServerEvent, group_path
 from runner.cli.connection import connect
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import err, note, show_error, visible
-from runner.errors import NanokimiError, PermanentError
+from runner.errors import LoginRequiredError, NanokimiError, PermanentError
 
 # Where a turn's failure leaves the command (see the exit codes in the docs).
 _EXIT_CODES = {"login_required": 3, "engine_unavailable": 4, "image_missing": 4}
@@ -117,7 +117,7 @@ class _Saying:
         body = {"text": text, "sender": "terminal", "operator": True, "direct": True}
         async for event in self._api.send(self._group, body, files):
             self._show(event)
-            if (code := self._ends_with(event)) is not None:
+            if (code := await self._ends_with(event)) is not None:
                 return code
         raise PermanentError(
             "the stream ended before the turn did", hint="ask again: the host kept the message"
@@ -137,26 +137,45 @@ class _Saying:
                 raise
         return True
 
-    def _ends_with(self, event: ServerEvent) -> int | None:
+    async def _ends_with(self, event: ServerEvent) -> int | None:
         data = event.data
         held = bool(data.get("held"))
         match event.kind:
             case "message.accepted" if held:
-                show_error(NanokimiError("the login is missing", hint="nanokimi login"))
+                found = await self._api.call("GET", group_path(self._group))
+                # Nothing holds it any more when the model has just answered another group.
+                return _kept(found["held_for"]) if found["held_for"] else None
             case "turn.started":
                 self._turn = str(data["turn_id"])
                 return None
             case "turn.finished":
                 return 130 if data["status"] == "cancelled" else 0
-            case "turn.failed" if held or not data["will_retry"]:
-                why = str(data.get("reason") or data["message"])
-                show_error(NanokimiError(why, hint=str(data.get("hint", ""))))
+            case "turn.failed" if held:
+                return _kept(str(data["code"]), _why(data), str(data.get("hint", "")))
+            case "turn.failed" if not data["will_retry"]:
+                show_error(NanokimiError(_why(data), hint=str(data.get("hint", ""))))
+                return _EXIT_CODES.get(str(data["code"]), 1)
             case _:
                 return None
-        if held:
-            note("the message is kept, and answered as soon as this works again")
-            return _EXIT_CODES["login_required"]
-        return _EXIT_CODES.get(str(data["code"]), 1)
+
+
+def _why(data: dict[str, Any]) -> str:
+    """For who runs nanokimi: ``message`` of a held turn is for the people of the chat."""
+    return str(data.get("reason") or data["message"])
+
+
+def _kept(code: str, message: str = "", hint: str = "") -> int:
+    """Say what a kept message waits for; the exit code."""
+    if code == LoginRequiredError.code:
+        error = NanokimiError(message or "the login is missing", hint=hint or "nanokimi login")
+        until = "after the login"
+    else:
+        what = f"{code}: {message}" if message else f"the model does not answer: {code}"
+        error = NanokimiError(what, hint=hint or "see `nanokimi doctor`")
+        until = "when the model answers again"
+    show_error(error)
+    note(f"the message is kept; it is answered {until}")
+    return _EXIT_CODES.get(code, 1)
 
 
 class _Terminal:

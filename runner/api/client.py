@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from runner.errors import NanokimiError, TemporaryError
+from runner.errors import NanokimiError, PermanentError, TemporaryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,18 @@ def _unreachable(e: httpx.HTTPError) -> NanokimiError:
 def _error_of(status: int, body: bytes) -> NanokimiError:
     try:
         told = json.loads(body)["error"]
-        return NanokimiError(str(told["message"]), hint=str(told["hint"]), code=str(told["code"]))
+        message, hint, code = str(told["message"]), str(told["hint"]), str(told["code"])
     except (ValueError, KeyError, TypeError):
         return NanokimiError(f"the host answered HTTP {status}", code="http_error")
+    if code == "http_error" and status in (404, 405):  # a group that is not there has its own code
+        return other_version()
+    return NanokimiError(message, hint=hint, code=code)
+
+
+def other_version() -> NanokimiError:
+    """The host that serves does not know a call, or answers it in another shape."""
+    return PermanentError(
+        "the host that serves is of another version than this command",
+        hint="restart it: end `nanokimi serve` and start it again",
+        code="other_version",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
-from runner.api.client import Api
+from runner.api.client import Api, other_version
 from runner.api.token import api_token
 from runner.cli.context import Context
 from runner.errors import NotFoundError
@@ -22,7 +22,14 @@ async def serving_api(context: Context) -> AsyncIterator[Api | None]:
         yield None
         return
     async with aclosing(Api(other.url, api_token(context.layout))) as api:
-        yield api
+        try:
+            yield api
+        except ValueError as e:
+            from pydantic import ValidationError  # only where its answers were read with it
+
+            if isinstance(e, ValidationError):
+                raise other_version() from e
+            raise
 
 
 @asynccontextmanager

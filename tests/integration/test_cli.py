@@ -12,9 +12,15 @@ from typing import Any
 
 import pytest
 from rig import log_in, write_config
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
+from runner.api.serving import serving
 from runner.demo.faults import Fault
 from runner.demo.provider import DemoProvider
+from runner.host.lock import host_lock
 from runner.model import folder_of
 from runner.sandbox.agentlog import AgentLog
 from runner.settings.layout import Layout
@@ -288,6 +294,61 @@ async def test_login_shows_a_code_and_keeps_a_private_token(tmp_path: Path) -> N
         assert (await shell.run("chat", "-m", "!say hi"))[1] == "hi\n"
         assert (await shell.run("logout"))[0] == 0
         assert (await shell.run("auth", "status"))[0] == 3
+
+
+async def test_chat_says_what_a_kept_message_waits_for(shell: Shell) -> None:
+    shell.provider.faults.add(Fault(status=503, message="down for maintenance"), times=500)
+    config = shell.layout.config
+    config.write_text(config.read_text().replace("[host]", "[host]\nmax_attempts = 1"))
+    process, _ = await serve(shell)
+    try:
+        for _ in range(2):  # the message that is held, and one that comes when it is
+            code, out, err = await shell.run("chat", "birds", "-m", "hello")
+            assert (code, out) == (1, "")
+            assert "provider_unavailable" in err
+            assert "answered when the model answers again" in err
+            assert "login" not in err
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+async def test_a_host_of_another_version_is_named_as_what_it_is(shell: Shell) -> None:
+    async def older(request: Request) -> Response:
+        if request.url.path == "/api/groups":
+            return JSONResponse({"groups": [{"group": "birds"}]})
+        error = {"code": "http_error", "message": "Not Found", "hint": ""}
+        return JSONResponse({"error": error}, 404)
+
+    app = Starlette(routes=[Route("/{path:path}", older, methods=["GET", "POST"])])
+    with host_lock(shell.layout.host_lock) as lock:
+        async with serving(app, "127.0.0.1", 0) as url:
+            lock.announce(url)
+            for arguments in (["groups", "list"], ["groups", "retry", "birds"]):
+                code, out, err = await shell.run(*arguments)
+                assert (code, out) == (1, "")
+                assert "the host that serves is of another version" in err
+                assert "restart it" in err
+                assert "pydantic" not in err
+
+
+async def test_serve_says_at_once_that_a_login_is_missing(shell: Shell) -> None:
+    config = shell.layout.config
+    config.write_text(
+        config.read_text() + '\n[groups.birds]\nmodel = "other"\n[models.other]\n'
+        'provider = "other"\nmodel = "k3-256k"\nmax_context_size = 262144\n'
+        '[providers.other]\ntype = "openai_legacy"\nbase_url = "http://127.0.0.1:9/v1"\n'
+        'api_key = "env:NO_SUCH_KEY"\n'
+    )
+    (shell.layout.credentials / "kimi-code.json").unlink()
+    process, _ = await serve(shell)
+    process.terminate()
+    _, err = await process.communicate()
+    lines = [line for line in err.decode().splitlines() if "host.no_login" in line]
+    assert len(lines) == 2, err.decode()
+    assert "nanokimi login" in "".join(lines)
+    assert "provider=other" in "".join(lines)
+    assert "NO_SUCH_KEY" in "".join(lines)
 
 
 async def test_doctor_checks_everything_and_says_the_fix(shell: Shell) -> None:

@@ -191,6 +191,7 @@ class GroupOut(BaseModel):
     held: bool = Field(description="Its messages wait for a login, or for a model that answers.")
     held_for: str = Field("", description="The code of the failure that they are held for.")
     model: str = Field(description="The alias that the chat chose; empty for the configured one.")
+    owner: str = Field("", description="The host that has its sandbox; empty for this, or none.")
     waiting: int
     failed: int = Field(0, description="Turns that failed, and whose messages may be retried.")
     rejected: int = Field(0, description="Deliveries that were given up, and may be retried.")
@@ -203,6 +204,7 @@ class GroupOut(BaseModel):
         running: Turn | None,
         waiting: int,
         *,
+        owner: str = "",
         held_for: str = "",
         failed: int = 0,
         rejected: int = 0,
@@ -215,6 +217,7 @@ class GroupOut(BaseModel):
             sandbox=sandbox,
             running_turn=running.id if running else None,
             model=group.model,
+            owner=owner,
             held=bool(held_for),
             held_for=held_for,
             waiting=waiting,

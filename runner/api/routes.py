@@ -193,6 +193,7 @@ async def _show(host: Host, group: Group) -> GroupOut:
         host.sandbox_state(group.id),
         host.running(group.id),
         await host.store.count_waiting(group.id),
+        owner=host.owner_elsewhere(group),
         held_for=host.held_for(group.id),
         failed=await host.turns.count_dead(group.id),
         rejected=(await host.deliveries.counts(group.id))[DeliveryState.REJECTED],

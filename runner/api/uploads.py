@@ -117,12 +117,14 @@ class Uploads:
         Raises:
             RequestValidationError: it is not what the call takes.
             PermanentError: too many or too large files; BusyError: too much at one time.
+            OwnedElsewhereError: files for a group of a host that would not see them.
         """
         kind = request.headers.get("content-type", "application/json")
         try:
             async with asyncio.timeout(_UPLOAD_DEADLINE):
                 if kind.lower().startswith(FORM):
                     check_group_id(group)
+                    await host.check_attachments(group)
                     async with _slot(self._forms):
                         return await _Form(kind).read(request, host, group)
                 return await self._read_json(request, host, group, kind)
@@ -152,6 +154,7 @@ class Uploads:
                 return Upload(body)
             del raw
             check_group_id(group)
+            await host.check_attachments(group)
             limit = host.settings.tools.send_file.max_size
             async with host.attachments.staging(group, limit) as staging:
                 for file in files:

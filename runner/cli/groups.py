@@ -77,6 +77,8 @@ def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) 
     facts = table("", "")
     facts.show_header = False
     names = ("group", "folder", "session_id", "sandbox", "model", "running_turn", "waiting")
+    if found.owner:
+        facts.add_row("[bold]host[/]", plain(found.owner))
     for name in names:
         facts.add_row(f"[bold]{name}[/]", plain(_shown(getattr(found, name))))
     facts.add_row("[bold]held[/]", plain(held_as_told(found)))
@@ -141,7 +143,7 @@ async def _list(context: Context) -> list[GroupOut]:
         if api is not None:
             return GroupList.model_validate(await api.call("GET", "/api/groups")).groups
     async with offline_store(context) as store:
-        return [await _offline(store, g) for g in await store.groups()]
+        return [await _offline(context, store, g) for g in await store.groups()]
 
 
 async def _show(context: Context, group: str) -> tuple[GroupOut, list[MessageOut], list[TurnOut]]:
@@ -153,7 +155,7 @@ async def _show(context: Context, group: str) -> tuple[GroupOut, list[MessageOut
             messages = MessagePage.model_validate(told).messages
             return found, messages, await failed_at(api, group)
     async with offline_store(context) as store:
-        found = await _offline(store, await store.group(group))
+        found = await _offline(context, store, await store.group(group))
         messages = [MessageOut.of(m) for m in await store.messages(group, limit=1000)]
         return found, messages, await failed_in(store, group)
 
@@ -179,14 +181,17 @@ async def _change(context: Context, group: str, what: Literal["stop", "reset", "
             return what != "stop"
 
 
-async def _offline(store: Store, group: Group) -> GroupOut:
+async def _offline(context: Context, store: Store, group: Group) -> GroupOut:
     turns = Turns(store)
+    known = context.layout.host_id
+    ours = known.read_text().strip() if known.exists() else ""
     unfinished = await turns.page(group.id, TurnState.RUNNING, 1)
     return GroupOut.of(
         group,
         "none",
         unfinished[0] if unfinished else None,
         await store.count_waiting(group.id),
+        owner="" if group.owner == ours else group.owner,
         failed=await turns.count_dead(group.id),
         rejected=(await Deliveries(store).counts(group.id))[DeliveryState.REJECTED],
     )

@@ -92,7 +92,7 @@ class Host:
         self.tasks = Tasks(store, lambda: task_limits(self.settings.tools.schedule_task))
         self.web = Web(lambda: self.settings, credentials)
         self.files = SentFiles(layout, store, spawner)
-        self.attachments = Attachments(layout, store, spawner)
+        self.attachments = Attachments(layout, store, spawner, lease.host)
         desk = ToolDesk(
             store,
             log_,
@@ -170,6 +170,7 @@ class Host:
             self._dispatcher,
             self.tasks,
             self._here,
+            self._keep_for_files,
         )
         self.scheduler = Scheduler(store, log_, self.intake.circumstances_of, self._dispatcher.wake)
         self.tasks.changed = self.scheduler.look
@@ -241,12 +242,39 @@ class Host:
         """
         group = await self.store.group(group_id)
         others = group.owner not in ("", self._lease.host)
-        if others and group_id in await self._lease.elsewhere():
+        if others and (owner := await self._lease.owner_elsewhere(group_id)):
             raise OwnedElsewhereError(
-                f"the group {group_id!r} is with another host of this database",
+                f"the group {group_id!r} is with another host of this database, {owner}",
                 hint="ask that host, or try again when it has ended",
             )
         return group
+
+    def owner_elsewhere(self, group: Group) -> str:
+        """The other host that has the group, or had it last; empty when it is this one, or none."""
+        return "" if group.owner == self._lease.host else group.owner
+
+    async def check_attachments(self, group_id: str) -> None:
+        """See that files which come for this group now would be found by its turn.
+
+        Raises:
+            OwnedElsewhereError: another host runs it, and does not see what this one stores.
+        """
+        if self._keeper.standing.others:
+            self._refuse_files(group_id, await self._lease.owner_elsewhere(group_id))
+
+    async def _keep_for_files(self, group_id: str) -> None:
+        """Have the group that files have come for, so that the turn that wants them runs here."""
+        if self._keeper.standing.others:
+            self._refuse_files(group_id, await self._lease.take(group_id))
+
+    def _refuse_files(self, group_id: str, owner: str) -> None:
+        if owner and not self.attachments.shared_with(owner):
+            raise OwnedElsewhereError(
+                f"the group {group_id!r} is with another host of this database, {owner}, "
+                "which does not see the files that come to this one",
+                hint="post messages with attachments to that host, or let the hosts share "
+                "attachments/ (docs/operations.md)",
+            )
 
     async def cancel(self, group_id: str, turn_id: str | None = None) -> Turn | None:
         """Cancel the running turn (only this one, if it is named); ``None`` when it does not run.
@@ -291,9 +319,9 @@ class Host:
         self.models.forget(group_id)
         log.info("group.deleted", group=group_id)
 
-    async def _before_turn(self, folder: str, messages: Sequence[Message]) -> None:
+    async def _before_turn(self, folder: str, messages: Sequence[Message]) -> frozenset[str]:
         await self._disk.check(messages[0].group, folder)
-        await self.attachments.bring(folder, messages)
+        return await self.attachments.bring(folder, messages)
 
     def _remove_files(self, folder: str) -> None:
         self.spawner.volume(folder).remove()
@@ -322,6 +350,8 @@ class Host:
         if left := await self._opener.clear_leftovers():
             log.warning("sandbox.leftovers_ended", count=left)
         await self._say_backend()
+        if self.settings.store.url:  # there may be other hosts
+            await asyncio.to_thread(self.attachments.sign)
         background = [
             asyncio.create_task(self.events.run(), name="write events"),
             asyncio.create_task(self._dispatcher.run(), name="dispatcher"),

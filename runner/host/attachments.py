@@ -17,12 +17,12 @@ from pathlib import Path
 
 import structlog
 
-from runner.errors import BusyError, PermanentError
+from runner.errors import BusyError, NanokimiError, NotFoundError, PermanentError
 from runner.host.filenames import media_type, safe_name
 from runner.host.shelf import UNFINISHED, age, batches, explained, make_directory
 from runner.model import Attachment, Message, folder_of
 from runner.sandbox.beneath import write_all
-from runner.sandbox.spawner import Spawner
+from runner.sandbox.spawner import Spawner, Volume
 from runner.sandbox.trees import measure, remove_tree
 from runner.settings.layout import Layout
 from runner.store import Store, files
@@ -30,6 +30,7 @@ from runner.store import Store, files
 log = structlog.get_logger()
 
 MAX_ATTACHMENTS = 10
+_HOST = ".host-"
 IN_WORKSPACE = "attachments"
 STAGED_KEPT = 50
 """What waits for a group takes at most this many times ``[tools.send_file] max_size``."""
@@ -37,6 +38,7 @@ STAGED_KEPT = 50
 _MAX_TYPE = 100
 _BUFFER = 1 << 20
 _SCAN = 30.0
+_NAME = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -137,12 +139,26 @@ class Staging:
 
 
 class Attachments:
-    """What waits for every group's turns."""
+    """What waits for every group's turns. ``host``: the id of the host that stores it here."""
 
-    def __init__(self, layout: Layout, store: Store, spawner: Spawner) -> None:
+    def __init__(self, layout: Layout, store: Store, spawner: Spawner, host: str) -> None:
         self._layout = layout
         self._store = store
         self._spawner = spawner
+        self._host = host
+
+    def sign(self) -> None:
+        """Leave this host's name here: who finds it shares the directory with us. Blocking."""
+        root = self._layout.root
+        try:
+            with make_directory(root, root / "attachments") as fd:
+                os.close(os.open(f"{_HOST}{self._host}", _NAME, 0o600, dir_fd=fd))
+        except (NanokimiError, OSError) as e:
+            log.warning("attachments.not_signed", error=str(e))
+
+    def shared_with(self, host: str) -> bool:
+        """Does that host store in the same directory, as on a file system that both have?"""
+        return (self._layout.root / "attachments" / f"{_HOST}{host}").exists()
 
     @asynccontextmanager
     async def staging(self, group: str, limit: int) -> AsyncIterator[Staging]:
@@ -177,17 +193,22 @@ class Attachments:
         except OSError as e:
             log.warning("attachments.not_removed", message=message_id, error=str(e))
 
-    async def bring(self, folder: str, messages: Sequence[Message]) -> None:
+    async def bring(self, folder: str, messages: Sequence[Message]) -> frozenset[str]:
         """Put the messages' files into the group's workspace; those that are there stay.
+
+        Returns the paths, there, of those that are gone.
 
         Raises:
             TemporaryError: the disk is full, or the workspace cannot be reached.
         """
+        gone: list[str] = []
         for message in messages:
             if message.attachments:
-                await asyncio.to_thread(self._bring, folder, message)
+                gone += await asyncio.to_thread(self._bring, folder, message)
+        return frozenset(gone)
 
-    def _bring(self, folder: str, message: Message) -> None:
+    def _bring(self, folder: str, message: Message) -> list[str]:
+        gone: list[str] = []
         volume = self._spawner.volume(folder)
         place = self._layout.attachments(folder) / message.id
         for attachment in message.attachments:
@@ -196,13 +217,17 @@ class Attachments:
                     place / attachment.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
                 )
             except FileNotFoundError:
-                # The turn was tried again long after: the agent has had it, or it is too old.
-                log.warning("attachment.gone", group=message.group, message=message.id)
+                # It is too old, or another host has it; else the turn is tried again long after.
+                if not _is_there(volume, attachment.path):
+                    about = {"group": message.group, "message": message.id}
+                    log.warning("attachment.gone", **about, name=attachment.name)
+                    gone.append(attachment.path)
                 continue
             try:
                 volume.bring_in((IN_WORKSPACE, message.id), attachment.name, source)
             finally:
                 os.close(source)
+        return gone
 
     async def sweep(self, keep: float) -> int:
         """Remove the files of messages that have had their turn, that nobody knows, or that wait
@@ -219,6 +244,19 @@ class Attachments:
         for path in over:
             await asyncio.to_thread(remove_tree, path)
         return len(over)
+
+
+def _is_there(volume: Volume, path: str) -> bool:
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        volume.copy_out(path, nowhere, 0)
+    except NotFoundError:
+        return False
+    except PermanentError:  # it is larger than nothing
+        return True
+    finally:
+        os.close(nowhere)
+    return True
 
 
 def _is_over(awaited: bool | None, seconds: float, keep: float) -> bool:

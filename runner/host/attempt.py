@@ -44,8 +44,10 @@ class TurnLimits:
     steer: bool
 
 
-Bring = Callable[[str, Sequence[Message]], Awaitable[None]]
-"""Puts the files that came with messages into the workspace of the group with this folder."""
+Bring = Callable[[str, Sequence[Message]], Awaitable[frozenset[str]]]
+"""Puts the files that came with messages into the workspace of the group with this folder.
+
+What it returns are the paths of those that are gone."""
 
 
 class Attempts:
@@ -93,7 +95,7 @@ class Attempts:
         if run.cancelled.is_set():
             return Answer("", "cancelled", None)
         await self._logins.ready(session)
-        await self._bring(session.sandbox.info.folder, run.messages)
+        gone = await self._bring(session.sandbox.info.folder, run.messages)
         generation = session.sandbox.info.generation
         if generation > run.generation + 1:  # a reset came before the sandbox was made
             run.session_id = ""
@@ -108,7 +110,7 @@ class Attempts:
         joining = asyncio.create_task(self._join(session, run), name="join")
         try:
             async with asyncio.timeout(limits.turn_timeout):
-                return await session.prompt(turn.id, frame(told), ToEvents(self._log, turn))
+                return await session.prompt(turn.id, frame(told, gone), ToEvents(self._log, turn))
         except TimeoutError:
             raise PermanentError(
                 f"the turn took longer than {limits.turn_timeout:g} s and was ended",
@@ -160,8 +162,8 @@ class Attempts:
     async def _steer(self, session: AgentSession, run: Run, messages: tuple[Message, ...]) -> bool:
         for message in messages:
             try:
-                await self._bring(session.sandbox.info.folder, (message,))
-                await session.steer(message.id, frame((message,)))
+                gone = await self._bring(session.sandbox.info.folder, (message,))
+                await session.steer(message.id, frame((message,), gone))
             except NanokimiError as e:
                 log.info("turn.not_steered", group=run.turn.group, code=e.code, error=e.message)
                 return False  # and none after it, or their order would be lost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from xml.sax.saxutils import escape, quoteattr
@@ -43,29 +43,32 @@ def wakes(text: str, trigger: str, *, direct: bool) -> bool:
     return re.search(rf"(?<![\w@.]){re.escape(trigger)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def frame(messages: Sequence[Message]) -> str:
+def frame(messages: Sequence[Message], gone: Collection[str] = ()) -> str:
     """Chat messages as the agent gets them: who said what and when, never as bare text.
 
     The words of a stranger stand inside an element, escaped, so they neither become a slash
     command of an engine nor can pass for somebody else's. Files that came with a message are named
-    at its end by their paths in the workspace.
+    at its end by their paths in the workspace, or as missing when those are among ``gone``.
     """
     return "\n".join(
-        scheduled(m, _framed(m)) if m.channel == TASK_CHANNEL else _framed(m) for m in messages
+        scheduled(m, _framed(m, gone)) if m.channel == TASK_CHANNEL else _framed(m, gone)
+        for m in messages
     )
 
 
-def _framed(m: Message) -> str:
+def _framed(m: Message, gone: Collection[str]) -> str:
     return (
         f"<message sender={quoteattr(m.sender or 'user')}"
         f' time="{datetime.fromtimestamp(m.created_at, UTC):%Y-%m-%dT%H:%M:%SZ}">\n'
-        f"{escape(m.text)}\n{_attached(m)}</message>"
+        f"{escape(m.text)}\n{_attached(m, gone)}</message>"
     )
 
 
-def _attached(message: Message) -> str:
+def _attached(message: Message, gone: Collection[str]) -> str:
     return "".join(
-        f"<attachment path={quoteattr(a.path)} name={quoteattr(a.name)}"
+        f'<attachment name={quoteattr(a.name)} missing="it is not there any more"/>\n'
+        if a.path in gone
+        else f"<attachment path={quoteattr(a.path)} name={quoteattr(a.name)}"
         f' size="{a.size}" type={quoteattr(a.media_type)}/>\n'
         for a in message.attachments
     )

@@ -68,6 +68,7 @@ class Intake:
 
     Args:
         here: the group, unless another host has it; see :meth:`runner.host.app.Host.steer`.
+        keep: sees that the turn that wants the files which came for a group runs here.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Intake:
         dispatcher: Dispatcher,
         tasks: Tasks,
         here: Callable[[str], Awaitable[Group]],
+        keep: Callable[[str], Awaitable[None]],
     ) -> None:
         self._store = store
         self._log = log_
@@ -89,6 +91,7 @@ class Intake:
         self._dispatcher = dispatcher
         self._tasks = tasks
         self._here = here
+        self._keep = keep
         self._shut: set[str] = set()
         self.closed = False  # the host is stopping
 
@@ -109,6 +112,7 @@ class Intake:
                 ``bad_member_id``, ``group_not_allowed`` or ``sender_blocked``.
             NotFoundError: the group does not exist and ``[host] auto_create`` is off.
             BusyError: the group's queue is full, or the host is stopping.
+            OwnedElsewhereError: it has attachments, which the group's host does not see.
         """
         if self.closed:
             raise BusyError("the host is stopping", hint="try again soon", code="host_stopping")
@@ -154,6 +158,8 @@ class Intake:
         command = self._commands.read(incoming.group, incoming.text)
         if command is not None and not message.attachments:  # files are for the agent
             return await self._commands.accept(replace(message, wakes=True), command)
+        if message.attachments:
+            await self._keep(incoming.group)
         with self._log.writing(incoming.group) as event_id:
             event = Event(
                 event_id,

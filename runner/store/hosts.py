@@ -133,6 +133,21 @@ def elsewhere(c: Connection, host: str) -> set[str]:
     return set(c.scalars(select(t.groups.c.id).where(t.groups.c.owner.in_(_living(c, host)))))
 
 
+def owner_elsewhere(c: Connection, group_id: str, host: str) -> str:
+    """The other living host that owns the group; empty when none does, or there is no group."""
+    query = select(t.groups.c.owner).where(
+        t.groups.c.id == group_id, t.groups.c.owner.in_(_living(c, host))
+    )
+    return c.scalar(query) or ""
+
+
+def take_new(c: Connection, group_id: str, host: str) -> str:
+    """Make the group this host's, and make it at all when it is new; who keeps it instead."""
+    groups.put(c, group_id)
+    found = take(c, group_id, host)
+    return found.owner if isinstance(found, Elsewhere) else ""
+
+
 def mine_or_free(c: Connection, host: str) -> Select[tuple[str]]:
     """A query for the groups that this host may work for."""
     return select(t.groups.c.id).where(

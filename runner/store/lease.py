@@ -40,3 +40,13 @@ class Lease:
     async def elsewhere(self) -> set[str]:
         """Groups that another living host owns."""
         return await self._store.read(lambda c: hosts.elsewhere(c, self.host))
+
+    async def owner_elsewhere(self, group_id: str) -> str:
+        """The other living host that owns the group; empty when none does."""
+        return await self._store.read(lambda c: hosts.owner_elsewhere(c, group_id, self.host))
+
+    async def take(self, group_id: str) -> str:
+        """Have the group, also a new one, before it has a turn; the host that keeps it instead."""
+        return await self._store.transact(
+            lambda c: hosts.take_new(c, group_id, self.host), group_id
+        )

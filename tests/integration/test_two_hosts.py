@@ -1,12 +1,16 @@
 """Two hosts on one database: each group is one's, and messages and events go by either."""
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from rig import Rig, group_path, log_in, running, write_config
+from rig import TOKEN, Rig, group_path, log_in, running, write_config
 from sqlalchemy import Connection, delete, update
 
 from runner.demo.faults import Fault
@@ -183,3 +187,67 @@ async def test_a_host_that_lost_its_place_makes_ids_of_the_one_it_has_now(
         assert heard[-1] % hosts.SLOTS == now
         assert len(heard) == len(set(heard))
         await third.leave()
+
+
+def with_a_file(text: str) -> dict[str, Any]:
+    data = base64.b64encode(b"arrived").decode()
+    return {"text": text, "attachments": [{"name": "a.txt", "data": data}]}
+
+
+LOOK = f"!call bash {json.dumps({'command': 'cat attachments/*/a.txt'})}\n!say {{last}}"
+
+
+async def test_files_are_refused_by_a_host_that_the_groups_host_shares_no_disk_with(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        path = f"{group_path('birds')}/messages"
+        first = await one.api.call("POST", path, json=with_a_file(LOOK), params={"wait": 30})
+        assert "arrived" in first["text"]
+        owner = one.host._lease.host
+        with pytest.raises(NanokimiError) as e:
+            await two.api.call("POST", path, json=with_a_file("look"))
+        assert e.value.code == "owned_elsewhere"
+        assert owner in e.value.message
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {TOKEN}"}) as client:
+            refused = await client.post(
+                f"{two.url}{path}",
+                data={"message": '{"text": "look"}'},
+                files={"file": ("a.txt", b"x")},
+            )
+        assert refused.status_code == 409
+        assert refused.json()["error"]["code"] == "owned_elsewhere"
+        assert not list((two.layout.root / "attachments").rglob("a.txt"))
+        assert (await two.api.call("GET", group_path("birds")))["owner"] == owner
+        assert (await one.api.call("GET", group_path("birds")))["owner"] == ""
+        assert await two.ask("birds", "!say without") == "without"
+
+
+async def test_a_host_keeps_a_free_group_that_files_came_to_it_for(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        for n in range(6):
+            by, path = (one, two)[n % 2], f"{group_path(f'g{n}')}/messages"
+            done = await by.api.call("POST", path, json=with_a_file(LOOK), params={"wait": 30})
+            assert "arrived" in done["text"]
+
+
+async def test_hosts_that_share_attachments_take_files_for_each_other(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        await one.ask("birds", "!say one")
+        (sign,) = (one.layout.root / "attachments").glob(".host-*")
+        (two.layout.root / "attachments" / sign.name).touch()  # as on one file system
+        await two.host.check_attachments("birds")
+
+
+async def test_an_agent_is_told_of_a_file_that_is_gone(tmp_path: Path, postgres_url: str) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        await one.ask("birds", "!say one")
+        (two.layout.root / "attachments" / f".host-{one.host._lease.host}").touch()  # it lies
+        path = f"{group_path('birds')}/messages"
+        await two.api.call("POST", path, json=with_a_file("!say two"), params={"wait": 30})
+        told = json.dumps([r.body for r in one.provider.requests], default=str)
+        assert "it is not there any more" in told

@@ -1,4 +1,5 @@
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from runner.host.decide import (
     frame,
     wakes,
 )
-from runner.model import Message
+from runner.model import Attachment, Message
 
 DAY = 86_400.0
 
@@ -54,6 +55,15 @@ def test_a_frame_says_who_and_when() -> None:
     assert frame([message("hello")]) == (
         '<message sender="Ada" time="2023-11-14T22:13:20Z">\nhello\n</message>'
     )
+
+
+def test_a_frame_names_a_file_that_is_gone_as_missing() -> None:
+    there = Attachment("a.txt", "text/plain", 3, "attachments/m/a.txt")
+    gone = Attachment("b.txt", "text/plain", 3, "attachments/m/b.txt")
+    framed = frame([replace(message("look"), attachments=(there, gone))], {gone.path})
+    assert 'path="attachments/m/a.txt"' in framed
+    assert '<attachment name="b.txt" missing="it is not there any more"/>' in framed
+    assert gone.path not in framed
 
 
 @pytest.mark.parametrize("text", ["/yolo", "  /yolo", "\n/compact", "!ls"])

@@ -32,7 +32,10 @@ def deliveries(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
-    """Answers that have not reached the group's webhook (yet), in the order of sending."""
+    """Answers that have not reached the group's webhook.
+
+    In the order of sending; one that was given up is tried again with --retry.
+    """
     context = context_of(ctx)
     states = COUNTED if state is None else (state,)
     found = run(lambda: _deliveries(context, group, states, retry or []))

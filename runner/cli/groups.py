@@ -9,7 +9,7 @@ import typer
 
 from runner.api.bodies import GroupList, GroupOut, MessageOut, MessagePage
 from runner.api.client import group_path
-from runner.api.turn_bodies import TurnOut
+from runner.api.turn_bodies import TurnList, TurnOut
 from runner.cli.connection import offline_store, serving_api
 from runner.cli.context import Context, context_of, run
 from runner.cli.deliveries import deliveries, rejected_of, table_of
@@ -64,7 +64,7 @@ def list_groups(ctx: typer.Context, as_json: JsonOption = False) -> None:
 def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) -> None:
     """One group with its last messages."""
     context = context_of(ctx)
-    found, messages, failed = run(lambda: _show(context, group))
+    found, messages, failed, answered = run(lambda: _show(context, group))
     rejected = run(lambda: rejected_of(context, group))
     if as_json:
         told = {
@@ -81,7 +81,8 @@ def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) 
         facts.add_row("[bold]host[/]", plain(found.owner))
     for name in names:
         facts.add_row(f"[bold]{name}[/]", plain(_shown(getattr(found, name))))
-    facts.add_row("[bold]held[/]", plain(held_as_told(found)))
+    if found.held:
+        facts.add_row("[bold]held[/]", plain(held_as_told(found)))
     out.print(facts)
     if found.waiting or found.running_turn:
         _note_that_none_serves(context)
@@ -93,6 +94,10 @@ def show(ctx: typer.Context, group: GroupArgument, as_json: JsonOption = False) 
             shown.add_row(ago(m.created_at), plain(m.sender or "-"), m.state, plain(text))
         out.print()
         out.print(shown)
+    for turn in answered:
+        if turn.text.strip():
+            out.print(f"\n[bold]last answer[/], {ago(turn.finished_at or turn.started_at)}:")
+            out.print(plain(_beginning(turn.text)))
     if found.failed:
         out.print()
         show_wide(failed_turns(failed), names=0)
@@ -146,18 +151,24 @@ async def _list(context: Context) -> list[GroupOut]:
         return [await _offline(context, store, g) for g in await store.groups()]
 
 
-async def _show(context: Context, group: str) -> tuple[GroupOut, list[MessageOut], list[TurnOut]]:
+async def _show(
+    context: Context, group: str
+) -> tuple[GroupOut, list[MessageOut], list[TurnOut], list[TurnOut]]:
+    """The group, its messages, its failed turns, and the last one that was answered."""
     async with serving_api(context) as api:
         if api is not None:
             path, page = group_path(group), {"limit": 1000}
             found = GroupOut.model_validate(await api.call("GET", path))
             told = await api.call("GET", f"{path}/messages", params=page)
             messages = MessagePage.model_validate(told).messages
-            return found, messages, await failed_at(api, group)
+            last = await api.call("GET", f"{path}/turns", params={"state": "done", "limit": 1})
+            answered = TurnList.model_validate(last).turns
+            return found, messages, await failed_at(api, group), answered
     async with offline_store(context) as store:
         found = await _offline(context, store, await store.group(group))
         messages = [MessageOut.of(m) for m in await store.messages(group, limit=1000)]
-        return found, messages, await failed_in(store, group)
+        done = await Turns(store).page(group, TurnState.DONE, 1)
+        return found, messages, await failed_in(store, group), [TurnOut.of(t) for t in done]
 
 
 async def _change(context: Context, group: str, what: Literal["stop", "reset", "rm"]) -> bool:
@@ -209,6 +220,13 @@ def held_as_told(group: GroupOut) -> str:
 def _note_that_none_serves(context: Context) -> None:
     if serving(context.layout.host_lock) is None:
         note("no host serves this: it is answered once `nanokimi serve` runs")
+
+
+def _beginning(text: str) -> str:
+    """The first two lines, as far as they fit."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    shown = [line[:160] + "…" if len(line) > 160 else line for line in lines[:2]]
+    return "\n".join(shown) + ("\n…" if len(lines) > 2 else "")
 
 
 def _shown(value: object) -> str:

@@ -142,5 +142,6 @@ def _usage_error(e: Exception) -> int | None:
         return 2
     context = getattr(e, "ctx", None)
     command = context.command_path if context is not None else "nanokimi"
-    show_error(NanokimiError(message(), hint=f"see `{command} --help`"))
+    told = message().replace("Value error, ", "")  # some versions of typer check with pydantic
+    show_error(NanokimiError(told, hint=f"see `{command} --help`"))
     return 2

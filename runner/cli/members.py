@@ -32,7 +32,10 @@ def members(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
-    """Who is what in a group; --set and --unset change it at once, also while a host serves."""
+    """Who is what in a group, and giving and taking roles.
+
+    --set and --unset change it at once, also while a host serves.
+    """
     context = context_of(ctx)
     gifts = [_gift(text) for text in give or ()]
     found = run(lambda: _members(context, group, gifts, take or []))
@@ -50,10 +53,15 @@ def members(
 
 def _gift(text: str) -> tuple[str, Role]:
     person, equals, role = text.rpartition("=")
-    if not equals or not person or role not in list(Role):
+    if not equals or not person:
         raise ConfigError(
             f"--set {shorten(text)}: that is not ID=ROLE",
             hint=f"for instance --set tg:4711=admin; roles are {', '.join(Role)}",
+        )
+    if role not in list(Role):
+        raise ConfigError(
+            f'--set {shorten(text)}: "{shorten(role, 40)}" is no role',
+            hint=f"roles are {', '.join(Role)}",
         )
     return person, Role(role)
 

@@ -29,7 +29,8 @@ def retry(
     """Have the messages of failed turns answered after all."""
     context = context_of(ctx)
     count = run(lambda: _retry(context, group, turn))
-    out.print(f"{count} messages wait for a new turn" if count else "no failed messages")
+    told = "1 message waits" if count == 1 else f"{count} messages wait"
+    out.print(f"{told} for a new turn" if count else "no failed messages")
 
 
 async def _retry(context: Context, group: str, turn: str | None) -> int:

@@ -6,6 +6,7 @@ failed may be tried again.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -124,7 +125,7 @@ def retry(c: Connection, group_id: str, turn_id: str | None) -> Retried:
     if not found and turn_id is not None:
         raise NotFoundError(
             f"no failed messages of a turn {turn_id!r} in the group {group_id!r}",
-            hint="`nanokimi groups show GROUP` lists them, or …/turns?state=failed of the API",
+            hint=f"`nanokimi groups show {shlex.quote(group_id)}` lists the failed turns",
         )
     _requeue(c, found)
     ids = dict.fromkeys(str(m.turn_id) for m in found)

@@ -24,6 +24,7 @@ from runner.host.lock import host_lock
 from runner.model import folder_of
 from runner.sandbox.agentlog import AgentLog
 from runner.settings.layout import Layout
+from runner.store import Store
 
 DEADLINE = 60
 
@@ -207,6 +208,9 @@ async def test_chat_uses_the_host_that_serves(shell: Shell) -> None:
         assert json.loads(out)[0]["sandbox"] == "idle"
         code, out, _ = await shell.run("groups", "show", "birds")
         assert "answered" in out
+        assert "last answer" in out
+        assert out.rstrip().endswith("hi")
+        assert "held" not in out
         assert (await shell.run("groups", "stop", "birds"))[1] == "stopped\n"
         assert (await shell.run("groups", "stop", "birds"))[1] == "it had no sandbox\n"
         assert (await shell.run("groups", "reset", "birds"))[0] == 0
@@ -349,6 +353,33 @@ async def test_serve_says_at_once_that_a_login_is_missing(shell: Shell) -> None:
     assert "nanokimi login" in "".join(lines)
     assert "provider=other" in "".join(lines)
     assert "NO_SUCH_KEY" in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["groups", "members", "birds", "--set", "tg:42=king"],
+            'error: --set tg:42=king: "king" is',
+        ),
+        (["groups", "members", "birds", "--set", "tg:42=king"], "roles are owner, admin, member"),
+        (["groups", "retry", "birds", "turn_x"], "`nanokimi groups show birds` lists"),
+        (["--log-level", "loud", "groups", "list"], "'NANOKIMI_LOG_LEVEL'): 'loud' is not one of"),
+    ],
+)
+async def test_a_wrong_word_is_answered_with_the_right_ones(
+    shell: Shell, arguments: list[str], said: str
+) -> None:
+    store = await Store.open(shell.layout.database)
+    await store.put_group("birds")
+    await store.close()
+    _, _, err = await shell.run(*arguments)
+    assert said in err
+
+
+async def test_no_summary_of_the_groups_commands_is_cut(shell: Shell) -> None:
+    _, out, _ = await shell.run("groups", "--help")
+    assert "..." not in out.partition("Commands:")[2]
 
 
 async def test_doctor_checks_everything_and_says_the_fix(shell: Shell) -> None:

@@ -72,6 +72,10 @@ class EngineError(TemporaryError):
     exit_code = 4
 
 
+ENGINE_SILENT = "engine_silent"
+"""The code of an :class:`EngineError`: no engine answered, whatever it was asked."""
+
+
 class ImageMissingError(PermanentError):
     """The engine works, but the agent image is not there."""
 

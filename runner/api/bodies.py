@@ -188,7 +188,7 @@ class GroupOut(BaseModel):
     created_at: float
     sandbox: str
     running_turn: str | None
-    held: bool = Field(description="Its messages wait for a login, or for a model that answers.")
+    held: bool = Field(description="Its messages wait for a login, the model, or a place to run.")
     held_for: str = Field("", description="The code of the failure that they are held for.")
     model: str = Field(description="The alias that the chat chose; empty for the configured one.")
     owner: str = Field("", description="The host that has its sandbox; empty for this, or none.")

@@ -22,7 +22,13 @@ from runner.api.bodies import (
     TurnResult,
 )
 from runner.api.uploads import Upload, Uploads, message_body
-from runner.errors import ConflictError, LoginRequiredError, NotFoundError
+from runner.errors import (
+    ENGINE_SILENT,
+    ConflictError,
+    ImageMissingError,
+    LoginRequiredError,
+    NotFoundError,
+)
 from runner.host.app import Host
 from runner.host.events import ends_turn
 from runner.host.intake import Incoming
@@ -227,5 +233,7 @@ def _hint(host: Host, accepted: Accepted) -> str:
     if why := host.held_for(group):
         if why == LoginRequiredError.code:
             return "kept until there is a login: the operator has to run `nanokimi login`"
+        if why in (ImageMissingError.code, ENGINE_SILENT):
+            return f"kept until the agent can be started again ({why})"
         return f"kept until the model answers again ({why})"
     return ""

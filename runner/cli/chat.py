@@ -17,10 +17,16 @@ from runner.api.client import Api, ServerEvent, group_path
 from runner.cli.connection import connect
 from runner.cli.context import Context, context_of, run
 from runner.cli.output import err, note, show_error, visible
-from runner.errors import LoginRequiredError, NanokimiError, PermanentError
+from runner.errors import (
+    ENGINE_SILENT,
+    EngineError,
+    LoginRequiredError,
+    NanokimiError,
+    PermanentError,
+)
 
 # Where a turn's failure leaves the command (see the exit codes in the docs).
-_EXIT_CODES = {"login_required": 3, "engine_unavailable": 4, "image_missing": 4}
+_EXIT_CODES = {"login_required": 3, "engine_unavailable": 4, ENGINE_SILENT: 4, "image_missing": 4}
 
 
 def chat(
@@ -169,6 +175,10 @@ def _kept(code: str, message: str = "", hint: str = "") -> int:
     if code == LoginRequiredError.code:
         error = NanokimiError(message or "the login is missing", hint=hint or "nanokimi login")
         until = "after the login"
+    elif _EXIT_CODES.get(code) == EngineError.exit_code:
+        what = message or f"the agent cannot be started: {code}"
+        error = NanokimiError(what, hint=hint or "see `nanokimi doctor`")
+        until = "when the agent can be started again"
     else:
         what = f"{code}: {message}" if message else f"the model does not answer: {code}"
         error = NanokimiError(what, hint=hint or "see `nanokimi doctor`")

@@ -18,7 +18,7 @@ from runner.cli.members import members
 from runner.cli.output import ago, note, out, plain, show_json, table
 from runner.cli.retry import failed_at, failed_in, failed_turns, retry
 from runner.cli.wide import show_wide
-from runner.errors import LoginRequiredError
+from runner.errors import ENGINE_SILENT, ImageMissingError, LoginRequiredError
 from runner.host.lock import host_lock, serving
 from runner.host.shelf import remove_shelves
 from runner.model import DeliveryState, Group, TurnState
@@ -214,6 +214,10 @@ def held_as_told(group: GroupOut) -> str:
         return "no"
     if group.held_for == LoginRequiredError.code:
         return "until there is a login: run `nanokimi login`"
+    if group.held_for == ImageMissingError.code:
+        return "until the agent's image is there: run `nanokimi build`"
+    if group.held_for == ENGINE_SILENT:
+        return "until the sandbox engine answers again: see `nanokimi doctor`"
     return f"until the model answers again ({group.held_for}): see `nanokimi doctor`"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.calls import NANO, UsageRow
-from runner.errors import LoginRequiredError
+from runner.errors import ENGINE_SILENT, ImageMissingError, LoginRequiredError
 from runner.host.commands import DEFAULT, NEEDED, Name
 from runner.model import Role
 from runner.settings.problem import shorten
@@ -28,6 +28,8 @@ _HELD = {
     LoginRequiredError.code: "the operator has to log in to the model's provider",
     "quota_exceeded": "what the provider allows is used up",
     "membership": "the provider asks for a membership",
+    ImageMissingError.code: "the operator has to build the agent's image",
+    ENGINE_SILENT: "what agents run in does not answer now",
 }
 
 

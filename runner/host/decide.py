@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from xml.sax.saxutils import escape, quoteattr
 
-from runner.errors import LoginRequiredError, NanokimiError, TemporaryError
+from runner.errors import (
+    ENGINE_SILENT,
+    ImageMissingError,
+    LoginRequiredError,
+    NanokimiError,
+    TemporaryError,
+)
 from runner.host.scheduled import scheduled
 from runner.model import Message
 from runner.store.silence import TASK_CHANNEL
@@ -26,9 +32,12 @@ HELD = frozenset(
         "stream_cut",
         "quota_exceeded",
         "membership",
+        ImageMissingError.code,
+        ENGINE_SILENT,
     }
 )
-"""Failures that say nothing about the message: the model cannot be reached, or is not paid for."""
+"""Failures that say nothing about the message: the model cannot be reached or is not paid for, or
+there is nothing to run an agent in."""
 
 
 def wakes(text: str, trigger: str, *, direct: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Turns that wait for something outside to work again: a model that answers, a login.
+"""Turns that wait for something outside: a model that answers, a login, a place for the agent.
 
 Nothing is dropped meanwhile. Whoever waits for a model tries again now and then, and at once when
 any turn has been answered by the same provider.
@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import asyncio
 
-from runner.errors import LoginRequiredError, NanokimiError, PermanentError
+from runner.errors import (
+    ENGINE_SILENT,
+    EngineError,
+    ImageMissingError,
+    LoginRequiredError,
+    NanokimiError,
+    PermanentError,
+)
 
 NOTHING_TO_SEND = "nothing needs to be sent again"
 
 _KEPT = "Your message is kept and is answered as soon as it works again."
 _MODEL_AWAY = f"The model cannot be reached now. {_KEPT}"
+_NO_SANDBOX = f"The agent cannot be started now. {_KEPT}"
 _TOLD = {
     LoginRequiredError.code: f"The login to the model's provider has ended. {_KEPT}",
     "quota_exceeded": f"What the model's provider allows is used up. {_KEPT}",
     "membership": f"The model's provider asks for a membership that covers the model. {_KEPT}",
+    ImageMissingError.code: _NO_SANDBOX,
+    ENGINE_SILENT: _NO_SANDBOX,
 }
 
 
@@ -65,7 +75,7 @@ def told_of(error: NanokimiError) -> dict[str, str]:
     They can only wait, so what an operator needs to know stands apart, as ``reason``.
     """
     reason = error.message
-    if isinstance(error, PermanentError) and error.hint:
+    if isinstance(error, PermanentError | EngineError) and error.hint:
         reason = f"{reason}: {error.hint}"
     told = _TOLD.get(error.code, _MODEL_AWAY)
     return {"message": told, "hint": NOTHING_TO_SEND, "reason": reason}

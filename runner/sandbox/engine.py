@@ -21,7 +21,7 @@ import docker.errors
 import docker.utils
 import requests
 
-from runner.errors import EngineError
+from runner.errors import ENGINE_SILENT, EngineError
 from runner.sandbox.attach import EngineAddress
 
 _T = TypeVar("_T")
@@ -114,6 +114,7 @@ class Engine:
             raise EngineError(
                 f"no Docker engine answers at {host}: {e}",
                 hint="start it (`sudo systemctl start docker`), or set DOCKER_HOST",
+                code=ENGINE_SILENT,
             ) from None
         api.timeout = CALL_DEADLINE
         return cls(api, address)
@@ -142,10 +143,13 @@ class Engine:
             raise EngineError(
                 f"the engine did not {what} in {deadline:g} seconds",
                 hint="look at the engine: `docker info`, its log, the disk",
+                code=ENGINE_SILENT,
             ) from None
         except (docker.errors.DockerException, requests.RequestException, OSError) as e:
             raise EngineError(
-                f"the engine did not {what}: {e}", hint="is it still running? `docker info`"
+                f"the engine did not {what}: {e}",
+                hint="is it still running? `docker info`",
+                code=ENGINE_SILENT,
             ) from None
 
     async def version(self) -> str:
@@ -382,6 +386,7 @@ def _check_socket(path: Path) -> None:
             f"no Docker engine: {path}: {e.strerror}",
             hint="install Docker and start it, set DOCKER_HOST, "
             'or set [sandbox] backend = "process"',
+            code=ENGINE_SILENT,
         ) from None
     if not allowed:
         raise EngineError(

@@ -11,8 +11,10 @@ from runner.api.client import group_path
 from runner.channels.secret import webhook_secret
 from runner.demo.faults import Fault
 from runner.demo.provider import DemoProvider
+from runner.errors import ENGINE_SILENT, EngineError, ImageMissingError, NanokimiError
 from runner.host import decide
 from runner.model import MessageState
+from runner.sandbox.spawner import Sandbox, SandboxSpec
 from runner.settings.layout import Layout
 
 GROUPS = [f"g{n}" for n in range(5)]
@@ -95,6 +97,36 @@ async def test_one_answer_wakes_all_that_wait_for_the_same_provider(
         async with asyncio.timeout(20):
             while await r.host.store.count_unanswered():
                 await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImageMissingError("the image is not there", hint="run `nanokimi build`"),
+        EngineError("the engine did not answer", hint="start it", code=ENGINE_SILENT),
+    ],
+)
+async def test_what_has_no_place_to_run_is_held_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: NanokimiError
+) -> None:
+    monkeypatch.setattr(decide, "FIRST_DELAY", 0.05)
+    async with rig(tmp_path, host="max_attempts = 1") as r:
+        ensure, tries = r.host.spawner.ensure, 0
+
+        async def missing(spec: SandboxSpec, generation: int) -> Sandbox:
+            nonlocal tries
+            tries += 1
+            if tries <= 3:
+                raise error
+            return await ensure(spec, generation)
+
+        monkeypatch.setattr(r.host.spawner, "ensure", missing)
+        told = await r.say("birds", "!say one")
+        (failed,) = [e.data for e in told if e.kind == "turn.failed"]
+        assert (failed["code"], failed["held"]) == (error.code, True)
+        assert failed["message"].startswith("The agent cannot be started now. Your message is kept")
+        assert error.hint in failed["reason"]
+        assert (told[-1].kind, told[-1].data["text"]) == ("turn.finished", "one")
 
 
 async def test_after_max_hold_the_turn_is_dead_and_can_be_tried_again(tmp_path: Path) -> None:

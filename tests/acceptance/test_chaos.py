@@ -40,7 +40,10 @@ async def test_nothing_is_lost_or_doubled_whatever_is_killed(
                 tmp_path, provider, engine, bot, agent_image, groups=GROUPS, turns=TURNS, seed=SEED
             )
             verdict, seconds = await survive(
-                chaos, points=len(POINTS) if LONG else 3, engine_kills=5 if LONG else 1
+                chaos,
+                points=len(POINTS) if LONG else 3,
+                engine=5 if LONG else 1,
+                others=40 if LONG else 5,
             )
             print("\n" + chaos.table(verdict, seconds))
             assert verdict.broken == [], chaos.log

@@ -68,8 +68,8 @@ class Chaos:
     """One data directory, its groups, and the killers.
 
     Args:
-        groups, turns: how many groups say how many things each. Odd groups do not wait for an
-            answer before they say the next thing.
+        groups, turns: how many groups say how many things each, and more until every kill of the
+            plan has been done. Odd groups do not wait for an answer before they say the next thing.
         seed: chooses what is killed when.
     """
 
@@ -94,7 +94,9 @@ class Chaos:
         self.groups = [f"group {n}" for n in range(groups)]
         self.kills: Counter[str] = Counter()
         self._dice = random.Random(seed)
+        self._asked: Counter[str] = Counter()
         self._answered: Counter[str] = Counter()
+        self._done = asyncio.Event()
         write_config(self.layout, provider, backend="docker", image=image, host=HOST, more=LISTEN)
         log_in(self.layout, provider)
         self.served = Served(
@@ -123,7 +125,7 @@ class Chaos:
 
     async def talk(self) -> None:
         """Every group says all it has to say; returns when each message has its end."""
-        deadline = 60 + 4.0 * len(self.groups) * self.turns
+        deadline = 240 + 4.0 * len(self.groups) * self.turns
         try:
             async with asyncio.timeout(deadline), asyncio.TaskGroup() as talks:
                 for n, group in enumerate(self.groups):
@@ -138,8 +140,10 @@ class Chaos:
             httpx.AsyncClient(timeout=30, trust_env=False) as client,
             asyncio.TaskGroup() as answers,
         ):
-            for number in range(1, self.turns + 1):
+            while self._asked[group] < self.turns or not self._done.is_set():
                 await room.acquire()
+                self._asked[group] += 1
+                number = self._asked[group]
                 await self._post(client, group, number)
                 answer = answers.create_task(self._answer(client, group, number))
                 answer.add_done_callback(lambda _: room.release())
@@ -204,24 +208,24 @@ class Chaos:
         self.kills["engine"] += 1
         await self.engine.start()
 
-    async def rage(self, *, points: int, engine_kills: int) -> None:
-        """Kill at so many named points, then at random ones until cancelled.
+    async def rage(self, *, points: int, engine: int, others: int) -> None:
+        """Kill at so many named points, the engine so often, and hosts and containers at random.
 
         Between two kills something is answered, or some time goes by: else nothing ever is.
         """
         for point in self._dice.sample(POINTS, points):
             self.points.arm(point)
-            if await self._until(lambda p=point: not self.points.armed(p), timeout=15.0):
-                self.kills[point] += 1
+            assert await self._until(lambda p=point: not self.points.armed(p), timeout=60.0), point
+            self.kills[point] += 1
             await self._progress(self.answered + 1, timeout=8.0)
-        killers = [self.kill_host, self.kill_container, self.kill_container]
-        while True:
+        plan = [self.kill_engine] * engine
+        plan += [self._dice.choice((self.kill_host, self.kill_container)) for _ in range(others)]
+        self._dice.shuffle(plan)
+        for kill in plan:
             await self._progress(self.answered + self._dice.randint(1, 3), timeout=6.0)
             await asyncio.sleep(self._dice.uniform(0, 0.6))
-            if self.kills["engine"] < engine_kills and self._dice.random() < 0.25:
-                await self.kill_engine()
-            else:
-                await self._dice.choice(killers)()
+            await kill()
+        self._done.set()
 
     async def _progress(self, goal: int, timeout: float) -> None:
         await self._until(lambda: self.answered >= goal, timeout)
@@ -236,7 +240,7 @@ class Chaos:
     # -- the verdict ----------------------------------------------------------------------------
 
     def verdict(self) -> Verdict:
-        v = Verdict(asked=len(self.groups) * self.turns)
+        v = Verdict(asked=self._asked.total())
         for group in self.groups:
             self._judge_messages(v, group)
             self._judge_effects(v, group)
@@ -251,7 +255,7 @@ class Chaos:
         )
         ends = self._query(_ENDS, group)
         numbers = [int(external.rsplit(" ", 1)[1]) for external, _, _ in messages]
-        if numbers != list(range(1, self.turns + 1)):
+        if numbers != list(range(1, self._asked[group] + 1)):
             v.disordered.append(f"{group}: accepted as {numbers}")
         v.answered += sum(state == "answered" for _, state, _ in messages)
         v.lost += [f"{group}: {e} is {state}" for e, state, _ in messages if state != "answered"]
@@ -278,7 +282,7 @@ class Chaos:
         v.repeated += [
             f"{group}: tool {n} ran {times} times" for n, times in done.items() if times > 1
         ]
-        v.interrupted += self.turns - len(done)
+        v.interrupted += self._asked[group] - len(done)
         told = Counter(
             json.loads(data)["text"]
             for (data,) in self._query(
@@ -344,7 +348,7 @@ class Chaos:
         return tail(self.served.log_path, 60)
 
 
-async def survive(chaos: Chaos, *, points: int, engine_kills: int) -> tuple[Verdict, float]:
+async def survive(chaos: Chaos, *, points: int, engine: int, others: int) -> tuple[Verdict, float]:
     """The whole run: talk and rage together, then what is left of it.
 
     The bot has its bad moments, too.
@@ -352,11 +356,8 @@ async def survive(chaos: Chaos, *, points: int, engine_kills: int) -> tuple[Verd
     began = time.monotonic()
     chaos.receiver.script(DROP, Answer(500), Answer(), DROP, Answer(429, (("retry-after", "1"),)))
     async with chaos.running():
-        rage = asyncio.create_task(chaos.rage(points=points, engine_kills=engine_kills))
-        try:
-            await chaos.talk()
-        finally:
-            rage.cancel()
-            await asyncio.wait([rage])
+        async with asyncio.TaskGroup() as both:
+            both.create_task(chaos.rage(points=points, engine=engine, others=others))
+            both.create_task(chaos.talk())
         await chaos.all_told()
     return chaos.verdict(), time.monotonic() - began

@@ -223,6 +223,20 @@ async def test_files_are_refused_by_a_host_that_the_groups_host_shares_no_disk_w
         assert await two.ask("birds", "!say without") == "without"
 
 
+async def test_a_file_that_another_host_has_is_asked_of_that_host(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with pair(tmp_path, postgres_url) as (one, two):
+        await one.ask("birds", f"!call bash {json.dumps({'command': 'echo x > x'})}")
+        await one.ask("birds", f"!call send_file {json.dumps({'path': 'x'})}")
+        path = f"{group_path('birds')}/files"
+        (file,) = (await two.api.call("GET", path))["files"]
+        with pytest.raises(NanokimiError) as e:
+            await two.api.call("GET", f"{path}/{file['file_id']}")
+        assert e.value.code == "owned_elsewhere"
+        assert one.host._lease.host in e.value.message
+
+
 async def test_a_host_keeps_a_free_group_that_files_came_to_it_for(
     tmp_path: Path, postgres_url: str
 ) -> None:

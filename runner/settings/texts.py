@@ -138,9 +138,11 @@ def store_url(value: Secret) -> Secret:
     """Only a literal can be judged now."""
     if value and value.origin == "literal":
         scheme = value.reveal().split("://")[0].split("+")[0]
-        if scheme not in ("sqlite", "postgresql"):
+        if scheme == "postgres":
+            raise Wrong("begins with postgres://", "write postgresql:// instead")
+        if scheme != "postgresql":
             raise Wrong(
-                "must begin with postgresql:// or sqlite://", 'write "" for SQLite in data/'
+                "must begin with postgresql://", 'write "" for SQLite in the data directory'
             )
     return value
 

@@ -44,11 +44,10 @@ def open_engine(place: Place) -> Engine:
                 "[store] url holds an @ too many", hint="write one in a password as %40"
             )
         return open_postgres(url, 1 + READERS)
-    if kind == "sqlite" and url.database and url.database != ":memory:":
-        return open_sqlite(Path(url.database).absolute(), 1 + READERS)
     raise ConfigError(
         f"[store] url names {kind}, which cannot be used like this",
-        hint='write postgresql://user:password@host/database, or "" for SQLite in data/',
+        hint='write postgresql://user:password@host/database, or "" for SQLite in the data '
+        "directory",
     )
 
 

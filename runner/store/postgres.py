@@ -165,6 +165,12 @@ def explain_postgres(e: DBAPIError, url: URL) -> NanokimiError:
             hint="restore it from a backup",
             code="store_damaged",
         )
+    if isinstance(e, ProgrammingError) and not state and "connection option" in said:
+        return ConfigError(
+            f"[store] url cannot be used: {said}",
+            hint="correct what stands after the ? of the URL: options are those of libpq, "
+            "like sslmode=require",
+        )
     if isinstance(e, ProgrammingError | DataError):
         return PermanentError(
             f"the database at {where} refused a statement: {said}",

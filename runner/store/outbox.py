@@ -20,7 +20,7 @@ from runner.model import Delivery, DeliveryKind, Event, Message, Turn, TurnState
 from runner.store import groups
 from runner.store import schema as t
 from runner.store.rows import message_of
-from runner.store.silence import is_silent
+from runner.store.silence import TASK_CHANNEL, is_silent
 
 WEBHOOK = "webhook"
 """The channel whose targets are URLs."""
@@ -167,7 +167,8 @@ def _body(
         "group": group,
         **data,
         "message_ids": [m.id for m in messages],
-        "external_ids": [m.external_id for m in messages],
+        # What names a scheduled run is of the scheduler's own, and means nothing to a chat.
+        "external_ids": [None if m.channel == TASK_CHANNEL else m.external_id for m in messages],
     }
     if asked is not None and asked.metadata:
         body["metadata"] = asked.metadata

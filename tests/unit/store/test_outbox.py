@@ -43,7 +43,8 @@ def deliveries(store: Store) -> Deliveries:
 async def begin(store: Store, group: str = "g", **more: Any) -> Turn:
     """A running turn over one message."""
     n = next(_ids)
-    message = Message(f"msg_{n}", group, 0, "hi", channel="http", created_at=time.time(), **more)
+    more = {"channel": "http", "created_at": time.time()} | more
+    message = Message(f"msg_{n}", group, 0, "hi", **more)
     await store.accept(message, 100, Event(next(_ids), group, "message.accepted", {}))
     claim = await store.claim(group, HOST, next(_ids))
     assert isinstance(claim, Claim)
@@ -95,6 +96,18 @@ async def test_the_end_of_a_turn_is_told_to_the_message_that_asked(
         "external_ids": ["x1"],
         "metadata": {"chat": 7},
     }
+
+
+async def test_what_names_a_scheduled_run_is_no_id_of_the_chats(
+    store: Store, deliveries: Deliveries
+) -> None:
+    run = {"task": {"id": "task_1"}}
+    turn = await begin(
+        store, reply_url=URL, channel="task", external_id="task_1:1.000", metadata=run
+    )
+    assert await end(store, turn, TurnState.FAILED)
+    row = await taken(deliveries)
+    assert (row.body["external_ids"], row.body["metadata"]) == ([None], run)
 
 
 async def test_a_failure_is_told_like_an_answer(store: Store, deliveries: Deliveries) -> None:

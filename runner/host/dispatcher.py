@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -183,11 +183,25 @@ class Dispatcher:
     async def drain(self, deadline: float) -> None:
         """Begin no more turns, and give the running ones until ``deadline`` (monotonic seconds)."""
         self._draining.set()
+        runs = dict(self._running)
         while self._running and (left := deadline - time.monotonic()) > 0:
             workers = [self._workers[g] for g in self._running if g in self._workers]
             if not workers:
                 break
             await asyncio.wait(workers, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        self._say_left_open(runs | self._running)
+
+    def _say_left_open(self, runs: Mapping[str, Run]) -> None:
+        """Of ``runs``, those that go on at the next start: they are cut, or wait to be retried."""
+        left = [
+            run
+            for group, run in runs.items()
+            if not run.ended and (group in self._running or run.next is not None)
+        ]
+        for run in left:
+            log.info("turn.left_open", group=run.turn.group, turn=run.turn.id)
+        if left:
+            log.warning("host.turns_left_open", count=len(left), hint="the next start goes on")
 
     def _nudge(self, group: str) -> None:
         if (run := self._running.get(group)) is not None:

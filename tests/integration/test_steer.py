@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rig import Rig, log_in, rig, running, write_config
+from structlog.testing import capture_logs
 
 from runner.api.client import group_path
 from runner.demo.provider import DemoProvider
@@ -136,15 +137,19 @@ async def test_the_next_host_steers_again_what_had_joined(tmp_path: Path) -> Non
         text = layout.config.read_text().replace('grace = "5s"', 'grace = "0s"')
         layout.config.write_text(text)
         log_in(layout, provider)
-        async with running(layout, provider) as r:
-            work = asyncio.create_task(r.say("birds", f"{UNTIL_GO}\n!say one"))
-            await r.until("birds", "tool.started")
-            await post(r, "!say two")
-            await r.until("birds", "turn.steered")
+        with capture_logs() as logs:
+            async with running(layout, provider) as r:
+                work = asyncio.create_task(r.say("birds", f"{UNTIL_GO}\n!say one"))
+                await r.until("birds", "tool.started")
+                await post(r, "!say two")
+                await r.until("birds", "turn.steered")
         await asyncio.gather(work, return_exceptions=True)
+        (left,) = [one for one in logs if one["event"] == "turn.left_open"]
+        (count,) = [one["count"] for one in logs if one["event"] == "host.turns_left_open"]
         async with running(layout, provider) as r:
             (_, second) = await r.host.store.messages("birds")
             assert second.turn_id is not None
+            assert (left["group"], left["turn"], count) == ("birds", second.turn_id, 1)
             async with asyncio.timeout(30):
                 while (turn := await r.host.store.turn(second.turn_id)).finished_at is None:
                     await asyncio.sleep(0.02)

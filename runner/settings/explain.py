@@ -67,7 +67,7 @@ def _one(
     if (expected := _EXPECTED.get(kind)) is not None:
         fix = _EXAMPLES.get(expected, "").format(where=dotted(where))
         return Problem(where, f"must be {expected}, not {_kind_of(given)}", fix)
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         return Problem(where, f"is {repr_of(given)}", f"write one of {context['expected']}")
     if kind in _BOUNDS:
         key, text = _BOUNDS[kind]

@@ -24,6 +24,7 @@ CACHE_HOSTS = ("api.moonshot.cn", "api.moonshot.ai")
 Text = Annotated[str, Field(min_length=1, max_length=512)]
 Url = Annotated[str, AfterValidator(texts.http_url)]
 OptionalUrl = Annotated[str, AfterValidator(texts.optional_http_url)]
+Webhook = Annotated[str, AfterValidator(texts.optional_webhook)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
 Capability = Annotated[str, AfterValidator(texts.capability)]
 Command = Annotated[tuple[str, ...], BeforeValidator(texts.engine)]
@@ -149,7 +150,7 @@ class Delivery(Table):
     texts, 0 never.
     """
 
-    webhook: OptionalUrl = ""
+    webhook: Webhook = ""
     max_chars: int = Field(0, ge=0, le=1_000_000)
     timeout: Wait = 10.0
     max_age: Wait = 86_400.0
@@ -452,5 +453,5 @@ class GroupTable(Table):
     limits: GroupLimits = GroupLimits()
     roles: dict[Name, RoleName] = Field(default_factory=dict)
     tools: dict[Name, bool] = Field(default_factory=dict)
-    webhook: OptionalUrl | None = None
+    webhook: Webhook | None = None
     max_chars: int | None = Field(None, ge=0, le=1_000_000)

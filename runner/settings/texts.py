@@ -19,24 +19,28 @@ _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s/@]+)):(\d{1,5})", re.A
 _URL_FIX = 'write it like "https://api.kimi.com/coding/v1"'
 
 
-def http_url(value: str) -> str:
+def http_url(value: str, fix: str = _URL_FIX) -> str:
     """An http(s) URL without user, query and fragment; a slash at its end is dropped."""
     try:
         parts = urlsplit(value)
         port_ok = parts.port is None or parts.port > 0
     except ValueError:
-        raise Wrong("is not a URL", _URL_FIX) from None
+        raise Wrong("is not a URL", fix) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
-        raise Wrong("must be an http:// or https:// URL", _URL_FIX)
+        raise Wrong("must be an http:// or https:// URL", fix)
     if not value.isascii() or not value.isprintable() or " " in value or len(value) > 2048:
-        raise Wrong("holds characters that no URL has", _URL_FIX)
+        raise Wrong("holds characters that no URL has", fix)
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise Wrong("must not hold a user name, a ? or a #", _URL_FIX)
+        raise Wrong("must not hold a user name, a ? or a #", fix)
     return value.rstrip("/")
 
 
 def optional_http_url(value: str) -> str:
     return http_url(value) if value else ""
+
+
+def optional_webhook(value: str) -> str:
+    return http_url(value, 'write it like "https://bot.example.com/answers"') if value else ""
 
 
 def capability(value: str) -> str:

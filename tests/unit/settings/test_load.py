@@ -231,6 +231,18 @@ def test_a_wrong_value_names_its_key_and_what_is_expected(
     assert error.hint
 
 
+@pytest.mark.parametrize(
+    ("extra", "fix"),
+    [
+        ('[delivery]\nwebhook = "bot"\n', "https://bot.example.com/answers"),
+        ('[groups.a]\nwebhook = "bot"\n', "https://bot.example.com/answers"),
+        ('[people]\nroles = { ada = "king" }\n', "write one of 'owner', 'admin', 'member'"),
+    ],
+)
+def test_the_fix_of_a_wrong_value_is_of_its_key(data: Data, extra: str, fix: str) -> None:
+    assert fix in data.refused(extra).hint
+
+
 def test_group_ids_of_any_text_are_fine(data: Data) -> None:
     ids = ["../etc/passwd", "группа 🦊", "a/b\\c", "Team", "team", "x" * 256]
     extra = "".join(f"[groups.'{i}']\nadmin = true\n" for i in ids)

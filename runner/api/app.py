@@ -11,14 +11,16 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner import __version__
 from runner.api import deliveries, files, members, tasks, turns, usage
-from runner.api.bodies import ErrorBody, ErrorOut, Readiness
+from runner.api.bodies import ErrorBody, ErrorOut, MessageIn, Readiness
 from runner.api.metrics import Metrics
 from runner.api.routes import HostIn, router
+from runner.api.sentences import sentence
 from runner.api.uploads import FORM, Uploads, body_limit
 from runner.errors import (
     BusyError,
@@ -186,11 +188,16 @@ async def _on_invalid(request: Request, e: Exception) -> JSONResponse:
         return _bad_json()
     if found[0]["type"] == "form":
         return _json(422, "invalid_form", found[0]["msg"], "see /docs for the parts it takes")
-    told = "; ".join(
-        f"{'.'.join(str(p) for p in f['loc'] if p != 'body') or 'body'}: {f['msg']}"
-        for f in found[:10]
-    )
+    body = _body_of(request)
+    told = "; ".join(sentence(f, body) for f in found[:10])
     return _json(422, "invalid_request", told[:2000], "see /docs for what this call takes")
+
+
+def _body_of(request: Request) -> type[BaseModel]:
+    """What the call takes; messages are read by :mod:`runner.api.uploads` instead of FastAPI."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    taken = getattr(getattr(field, "field_info", None), "annotation", None)
+    return taken if isinstance(taken, type) and issubclass(taken, BaseModel) else MessageIn
 
 
 async def _on_http(_request: Request, e: Exception) -> JSONResponse:

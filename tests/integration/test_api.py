@@ -273,6 +273,27 @@ async def test_an_impossible_group_id_is_refused(http: httpx.AsyncClient, group:
     assert answer.json()["error"]["code"] == "bad_group_id"
 
 
+async def test_a_wrong_body_is_refused_in_plain_sentences(http: httpx.AsyncClient) -> None:
+    for body, said in (
+        ({"text": "x", "snder": "Ada"}, "snder: is no field here; did you mean sender?"),
+        ({"text": 5}, "text: must be text"),
+        ({"sender": "x"}, "text: is missing"),
+        ({"text": "x", "sender": "y" * 257}, "sender: must have at most 256 characters"),
+        ({"text": "x", "direct": "maybe"}, "direct: must be true or false"),
+        ({"text": "a\0b"}, "text: holds a character that cannot be stored"),
+        ({"text": "x", "attachments": [{"name": "a", "dta": ""}]}, "did you mean data?"),
+        ([], "the body: must be an object"),
+    ):
+        answer = await http.post("/api/groups/birds/messages", json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (422, "invalid_request")
+        assert said in error["message"]
+    answer = await http.put("/api/groups/birds/members/ada", json={"rle": "king"})
+    assert "rle: is no field here; did you mean role?" in answer.json()["error"]["message"]
+    answer = await http.put("/api/groups/birds/members/ada", json={"role": "king"})
+    assert "role: must be one of 'owner', 'admin'" in answer.json()["error"]["message"]
+
+
 async def test_what_is_not_there_is_404_in_one_shape(http: httpx.AsyncClient) -> None:
     for method, path in (
         ("GET", "/api/groups/nobody"),

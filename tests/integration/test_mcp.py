@@ -255,7 +255,12 @@ async def test_tasks_are_kept_by_their_tools(tmp_path: Path) -> None:
         assert await at.call("list_tasks") == ("there are no scheduled tasks", False)
         said, failed = await at.call("schedule_task", prompt="x", kind="cron", when="* * * * *")
         assert failed
-        assert "min_interval" in said or "often" in said, said
+        assert "often" in said
+        assert "[tools." not in said
+        asked["group"] = "plants"
+        said, failed = await at.call("schedule_task", **asked)
+        assert failed
+        assert said == "only admins of an admin group may name another group. leave out group"
 
 
 async def test_a_stranger_with_many_connections_gets_few(tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ class ToolDesk:
         except NanokimiError as e:
             if e.code not in _UNTOLD:
                 log.info("tool.refused", group=group, tool=name[:60], code=e.code, error=e.message)
-            return Said(f"{e.message}. {e.hint}" if e.hint else e.message, failed=True)
+            hint = policy.without_settings(e.hint)
+            return Said(f"{e.message}. {hint}" if hint else e.message, failed=True)
         except Exception as e:
             log.exception("tool.bug", group=group, tool=name[:60])
             return Said(f"{name[:60]} failed inside the host ({type(e).__name__})", failed=True)
@@ -205,6 +206,13 @@ def _parse(tool: AnyTool, model: type[Arguments], arguments: Mapping[str, Any]) 
     try:
         return model.model_validate(dict(arguments))
     except ValidationError as e:
+        extra = {p["loc"] for p in e.errors() if p["type"] == "extra_forbidden"}
+        if ("group",) in extra and tool.admin_arguments is not None:
+            raise PermanentError(
+                "only admins of an admin group may name another group",
+                hint="leave out group",
+                code="bad_arguments",
+            ) from None
         wrong = "; ".join(
             f"{'.'.join(map(str, p['loc'])) or 'arguments'}: {p['msg']}" for p in e.errors()[:5]
         )

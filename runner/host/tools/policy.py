@@ -20,6 +20,8 @@ MAX_KEY = 200
 _PAIR = re.compile(r"\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 _UNSTORABLE = re.compile(r"\\u0000|\\ud[89a-f][0-9a-f]{2}")
 
+_SETTING = re.compile(r",? or (?:lower|raise) \[[^\]]+\] \w+")
+
 
 def asking(messages: Iterable[Message]) -> Message | None:
     """The message with the least rights of those that a turn answers; nobody lends another theirs.
@@ -76,3 +78,8 @@ def content_key(content: str, nth: int) -> str:
 def unstorable(arguments: Mapping[str, Any]) -> bool:
     """Is there a NUL or half a character anywhere in it? No database takes those."""
     return _UNSTORABLE.search(_PAIR.sub("", json.dumps(arguments))) is not None
+
+
+def without_settings(hint: str) -> str:
+    """A hint without the part that only an operator can follow: nobody in a chat has settings."""
+    return _SETTING.sub("", hint)

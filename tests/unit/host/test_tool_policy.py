@@ -111,3 +111,16 @@ def test_a_schema_is_plain() -> None:
     assert schema["properties"]["inner"]["properties"] == {"at": {"default": 1, "type": "integer"}}
     assert schema["required"] == ["title"]
     assert not {"$defs", "title"} & schema.keys()
+
+
+@pytest.mark.parametrize(
+    ("hint", "left"),
+    [
+        ("run less, or lower [tools.schedule_task] min_interval", "run less"),
+        ("cancel one, or raise [tools.schedule_task] max_tasks", "cancel one"),
+        ("give both, or neither", "give both, or neither"),
+        ("", ""),
+    ],
+)
+def test_a_model_is_not_told_of_settings_that_nobody_in_a_chat_has(hint: str, left: str) -> None:
+    assert policy.without_settings(hint) == left

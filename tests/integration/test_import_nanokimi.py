@@ -365,3 +365,35 @@ async def test_another_data_directory_of_ours_comes_with_its_memory(tmp_path: Pa
         log_in(layout, provider)
         async with running(layout, provider) as again:
             assert "marmalade" in await again.ask("team@x", "which word?")
+
+
+def ours(tmp_path: Path, store: str) -> Layout:
+    made = Layout(tmp_path / "first")
+    (made.root / "groups" / "birds").mkdir(parents=True)
+    made.database.touch()
+    model = 'provider = "p"\nmodel = "kimi-k2.6"\nmax_context_size = 100000'
+    provider = 'type = "kimi"\nbase_url = "http://127.0.0.1:1/v1"\napi_key = "file:keys/kimi"'
+    made.config.write_text(
+        f'default_model = "m"\n[models.m]\n{model}\n[providers.p]\n{provider}\n{store}'
+    )
+    return made
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+async def test_a_data_directory_on_postgresql_is_refused_before_anything_is_written(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    made = ours(tmp_path, '[store]\nurl = "postgresql://u:secret@127.0.0.1:1/db"\n')
+    target = tmp_path / "second"
+    code, out, err = await nanokimi(
+        "import", "nanokimi", str(made.root), "--data", str(target), *more
+    )
+    assert code != 0
+    assert "same database" in " ".join(err.split())
+    assert "secret" not in out + err
+    assert not (target / "config.toml").exists()
+
+
+async def test_a_key_outside_of_credentials_is_named_as_not_taken(tmp_path: Path) -> None:
+    report = await take(ours(tmp_path, "").root, Layout(tmp_path / "second"))
+    assert not items(report, "key")["keys/kimi"][0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +86,8 @@ class TakeOver:
                 before is whole, and another run goes on.
         """
         try:
+            if self._source.kind is Kind.OURS:
+                self._check_store()
             settings = self._config()
             self._credentials(settings)
             wanted = [group for group in self._source.groups if self._is_free(group)]
@@ -107,6 +109,25 @@ class TakeOver:
             await store.transact(work)
         finally:
             await store.close()
+
+    def _check_store(self) -> None:
+        """Its groups are in its database: one on a server cannot be copied like a directory."""
+        name = self._source.root / "/".join(self._source.config)
+        document = self._source.read(self._source.config, MAX_CONFIG)
+        if document is None:
+            return
+        table = parse_toml(document, name)
+        if parse_settings(table, self._environ, path=name).store.url:
+            raise ConfigError(
+                f"{self._source.root} keeps its groups in PostgreSQL: nothing has to be imported",
+                hint=f"let [store] url of {self._layout.config} name the same database, and copy "
+                "groups/, sessions/, files/, attachments/ and credentials/ (docs/operations.md, "
+                "several hosts)",
+            )
+        for path in sorted(set(_secret_files(table))):
+            parts = Path(path).parts
+            if len(parts) != 2 or parts[0] != "credentials":
+                self.report.left("key", path, "it is not in credentials/: see to it yourself")
 
     # -- config and credentials -----------------------------------------------------------------
 
@@ -227,6 +248,19 @@ class TakeOver:
                 f"nothing says which chat the folder {group.folder!r} belongs to: its group is "
                 f"called the same; --group '{group.folder}=ID' gives it another id"
             )
+
+
+def _secret_files(node: object) -> Iterator[str]:
+    """What a config names as ``file:PATH``."""
+    match node:
+        case dict():
+            for value in node.values():
+                yield from _secret_files(value)
+        case list():
+            for value in node:
+                yield from _secret_files(value)
+        case str() if node.startswith("file:"):
+            yield node.removeprefix("file:")
 
 
 def _explained(e: OSError) -> NanokimiError:

@@ -59,10 +59,12 @@ def unset_of_group(
     """
     where = _where(key.strip())
     made = tomlkit.parse(text)
+    above: Any = {}
     holder: Any = made
     for part in ("groups", group, *where[:-1]):
-        holder = holder.get(part, {})
-    holder.pop(where[-1], None)
+        above, holder = holder, holder.get(part, {})
+    if holder.pop(where[-1], None) is not None and where[:-1] and not holder:
+        above.pop(where[-2])  # no empty limits, roles or tools is left behind
     changed = tomlkit.dumps(made)
     return changed, parse_settings(parse_toml(changed.encode(), path), environ, path=path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,9 @@ def test_single_limits_roles_and_tools_are_set() -> None:
 def test_a_key_that_is_taken_out_is_as_everywhere() -> None:
     text, made = unset_of_group(TEXT, "team@x", "trigger", {}, PATH)
     assert made.groups["team@x"].trigger is None
-    _, made = unset_of_group(text, "team@x", "roles.tg:1", {}, PATH)
+    text, made = unset_of_group(text, "team@x", "roles.tg:1", {}, PATH)
     assert made.groups["team@x"].roles == {}
+    assert "roles" not in tomllib.loads(text)["groups"]["team@x"]
     assert unset_of_group(TEXT, "nobody", "limits.memory", {}, PATH)[0] == TEXT
 
 

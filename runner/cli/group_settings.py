@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.context import context_of
+from runner.api.client import group_path
+from runner.cli.connection import offline_store, serving_api
+from runner.cli.context import Context, context_of, run
 from runner.cli.output import note, out
-from runner.errors import ConfigError, PermanentError
+from runner.errors import ConfigError, NanokimiError, NotFoundError, PermanentError
 
 
 def set_settings(
@@ -33,7 +35,8 @@ def set_settings(
     if not pairs and not unset:
         raise ConfigError("nothing is to be set", hint="write KEY=VALUE, or --unset KEY")
     check_group_id(group)
-    layout = context_of(ctx).layout
+    context = context_of(ctx)
+    layout = context.layout
     settings = load_settings(layout, os.environ)  # a broken file is not edited
     path = Path(os.path.realpath(layout.config))
     with path.open("rb") as file:
@@ -50,6 +53,27 @@ def set_settings(
     out.print(f"wrote {layout.config}")
     for warning in settings.warnings:
         note(warning)
+    if not run(lambda: _is_there(context, group)):
+        note(f"there is no group {group!r} yet: this takes effect when it appears")
+
+
+async def _is_there(context: Context, group: str) -> bool:
+    """False only where that is certain: the setting is written, whatever the store says."""
+    from runner.store import place_of
+
+    try:
+        async with serving_api(context) as api:
+            if api is not None:
+                await api.call("GET", group_path(group))
+                return True
+        place = place_of(context.layout, context.settings().store)
+        if place == context.layout.database and not context.layout.database.exists():
+            return False
+        async with offline_store(context) as store:
+            await store.group(group)
+    except NanokimiError as e:
+        return e.code != NotFoundError.code
+    return True
 
 
 def _replace(path: Path, text: str) -> None:

@@ -39,6 +39,8 @@ async def test_a_groups_setting_is_written_where_the_operator_keeps_the_file(
     code, out, err = await groups_set(layout, "team@x", "trigger=@bot", "limits.memory=2g")
     assert code == 0, err
     assert "wrote" in out
+    assert "there is no group 'team@x' yet: this takes effect when it appears" in err
+    assert not layout.database.exists()
     assert layout.config.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
     assert "# the last line" in real.read_text()
@@ -56,8 +58,10 @@ async def test_a_groups_setting_is_written_where_the_operator_keeps_the_file(
 async def test_a_running_host_takes_a_groups_setting_up(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         assert r.host.trigger("team@x") == ""
+        await r.host.put_group("team@x")
         code, _, err = await groups_set(r.layout, "team@x", "trigger=@bot")
         assert code == 0, err
+        assert "there is no group" not in err
         async with asyncio.timeout(20):
             while r.host.trigger("team@x") != "@bot":
                 await asyncio.sleep(0.05)

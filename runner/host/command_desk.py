@@ -26,6 +26,7 @@ from runner.host.commands import DEFAULT, Command, Name, parse, refusal
 from runner.host.events import EventLog, Lagging
 from runner.host.people import People
 from runner.host.progress import finished_json
+from runner.host.trouble import Trouble
 from runner.model import Event, Message, Role, Turn, TurnKind, TurnState
 from runner.settings.group import models_for
 from runner.settings.schema import Settings
@@ -173,13 +174,15 @@ class CommandDesk:
                 tasks.create_task(self._carry_out(turn, message), name=f"command {turn.id}")
 
     async def _look(self) -> None:
+        trouble = Trouble("commands.not_looked_for")
         first = True
         while True:
             try:
                 await self._take_over(0.0 if first else STRAY)
                 first = False
+                trouble.over()
             except NanokimiError as e:
-                log.warning("commands.not_looked_for", code=e.code, error=e.message)
+                trouble.met(e)
             await asyncio.sleep(1.0 if self._others() else 15.0)
 
     async def _take_over(self, older_than: float) -> None:

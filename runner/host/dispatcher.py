@@ -33,6 +33,7 @@ from runner.host.pool import Pool, Slot
 from runner.host.progress import finished_json
 from runner.host.run import Logins, Question, Run
 from runner.host.session import Answer
+from runner.host.trouble import Trouble
 from runner.model import Event, Message, Turn, TurnState
 from runner.store import Claim, Store
 from runner.store.silence import is_silent
@@ -217,6 +218,7 @@ class Dispatcher:
 
     async def _work(self, group: str) -> None:
         worked = False
+        trouble = Trouble("turn.not_written", group=group)
         try:
             while not self._draining.is_set():
                 self._again.discard(group)
@@ -228,11 +230,12 @@ class Dispatcher:
                         worked = await self._one_turn(group)
                 except NanokimiError as e:
                     # The store failed: nothing is lost, the turn stays as it was written last.
-                    log.error("turn.not_written", group=group, code=e.code, error=e.message)
+                    trouble.met(e)
                 except Exception:
                     # A bug of ours must not end the other groups' workers with this one.
                     log.exception("turn.bug", group=group)
                 else:
+                    trouble.over()
                     if not worked and group not in self._again:
                         return
                     continue

@@ -13,6 +13,7 @@ import structlog
 
 from runner.errors import NanokimiError
 from runner.host.events import EventLog
+from runner.host.trouble import Trouble
 from runner.model import Event
 from runner.store import KEPT_EVENTS_PER_GROUP, Store
 from runner.store.hosts import SLOTS
@@ -38,6 +39,7 @@ class Foreign:
 
     async def run(self) -> None:
         """Show them until cancelled."""
+        trouble = Trouble("events.not_read")
         while True:
             if not self._others():
                 self._seen.clear()
@@ -48,9 +50,10 @@ class Foreign:
                 try:
                     await self._look(group)
                 except NanokimiError as e:
-                    log.warning("events.not_read", group=group, code=e.code, error=e.message)
+                    trouble.met(e)
                     failed = True
             if not failed:
+                trouble.over()
                 self._slot = slot
             for group in self._seen.keys() - set(self._log.followed()):
                 del self._seen[group]

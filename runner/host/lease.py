@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from runner.errors import ConflictError, NanokimiError, TemporaryError
+from runner.host.trouble import Trouble
 from runner.store import Store
 from runner.store.hosts import LEASE, Standing
 from runner.store.lease import Lease
@@ -85,6 +86,7 @@ class Keeper:
             ConflictError: another process has come as this host, which must end.
             PermanentError: others have taken its place.
         """
+        trouble = Trouble("lease.not_renewed")
         while True:
             try:
                 before, self.standing = self.standing, await self._lease.renew()
@@ -96,17 +98,20 @@ class Keeper:
                         log.warning("group.taken_by_another_host", group=group)
                         await self._let_go(group)
             except TemporaryError as e:
-                log.warning("lease.not_renewed", code=e.code, error=e.message)
+                trouble.met(e)
                 await asyncio.sleep(RENEW_AGAIN)
             else:
+                trouble.over()
                 await asyncio.sleep(RENEW)
 
     async def look(self) -> None:
         """Wake groups that have work, now and then, until cancelled."""
+        trouble = Trouble("work.not_looked_for")
         while True:
             try:
                 for group in await self._store.groups_with_work(self._lease.host):
                     self._wake(group)
+                trouble.over()
             except NanokimiError as e:
-                log.warning("work.not_looked_for", code=e.code, error=e.message)
+                trouble.met(e)
             await asyncio.sleep(LOOK_AMONG_OTHERS if self.standing.others else LOOK_ALONE)

@@ -21,6 +21,7 @@ from runner.host import events
 from runner.host.events import EventLog
 from runner.host.lanes import Lanes
 from runner.host.redelivery import Again, Done, GiveUp, after_try
+from runner.host.trouble import Trouble
 from runner.model import Delivery, Event
 from runner.store import Store
 from runner.store.deliveries import Deliveries
@@ -97,6 +98,7 @@ class Deliverer:
         try:
             async with asyncio.TaskGroup() as tasks:
                 recovered, everything = False, 0.0
+                trouble = Trouble("outbox.not_read")
                 while True:
                     self._changed.clear()
                     try:
@@ -107,8 +109,9 @@ class Deliverer:
                             await self._look_at_all()
                             everything = now + POLL
                         await self._look_at_woken()
+                        trouble.over()
                     except NanokimiError as e:
-                        log.warning("outbox.not_read", code=e.code, error=e.message)
+                        trouble.met(e)
                         await asyncio.sleep(STORE_RETRY)
                         continue
                     self._start(tasks)

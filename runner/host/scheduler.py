@@ -17,6 +17,7 @@ import structlog
 
 from runner.errors import NanokimiError
 from runner.host.events import EventLog
+from runner.host.trouble import Trouble
 from runner.model import Role, Task
 from runner.store import Store, firing, tasks
 from runner.store.firing import Fired, Postpone, Run, Skip, Terms
@@ -72,13 +73,16 @@ class Scheduler:
 
     async def run(self) -> None:
         """Fire what is due until cancelled."""
+        trouble = Trouble("schedule.not_read")
         while True:
             self._changed.clear()
             wait = RETRY
             try:
                 wait = await self.round()
             except NanokimiError as e:
-                log.warning("schedule.not_read", code=e.code, error=e.message)
+                trouble.met(e)
+            else:
+                trouble.over()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait)
 

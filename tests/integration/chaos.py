@@ -34,7 +34,7 @@ from runner.model import folder_of
 from runner.settings.layout import Layout
 
 _ENDS = "SELECT turn_id FROM events WHERE group_id = ? AND kind = 'turn.finished' ORDER BY id"
-HOST = 'max_containers = 4\nmax_attempts = 50\nidle_timeout = "3s"'
+HOST = 'max_containers = 6\nmax_attempts = 50\nidle_timeout = "3s"'
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Chaos:
         try:
             async with asyncio.timeout(deadline), asyncio.TaskGroup() as talks:
                 for n, group in enumerate(self.groups):
-                    talks.create_task(self._talk(group, ahead=n % 2), name=group)
+                    talks.create_task(self._talk(group, ahead=2 * (n % 2)), name=group)
         except TimeoutError:
             told = self.table(self.verdict(), deadline)
             raise AssertionError(f"not in {deadline:g} s:\n{told}\n{self.log}") from None
@@ -142,6 +142,8 @@ class Chaos:
         ):
             while self._asked[group] < self.turns or not self._done.is_set():
                 await room.acquire()
+                if ahead:  # some messages come when the turn before has begun, and join it
+                    await asyncio.sleep(self._dice.uniform(0.1, 0.5))
                 self._asked[group] += 1
                 number = self._asked[group]
                 await self._post(client, group, number)
@@ -215,8 +217,9 @@ class Chaos:
         """
         for point in self._dice.sample(POINTS, points):
             self.points.arm(point)
-            assert await self._until(lambda p=point: not self.points.armed(p), timeout=60.0), point
-            self.kills[point] += 1
+            if await self._until(lambda p=point: not self.points.armed(p), timeout=20.0):
+                self.kills[point] += 1
+            self.points.disarm(point)  # nothing came there: test_crashes brings each about
             await self._progress(self.answered + 1, timeout=8.0)
         plan = [self.kill_engine] * engine
         plan += [self._dice.choice((self.kill_host, self.kill_container)) for _ in range(others)]

@@ -115,4 +115,4 @@ async def test_a_turn_that_is_not_there_names_the_command_that_lists_them(tmp_pa
     async with operator(tmp_path) as o:
         await o.say("g", "!say hi")
         done = await o.run("groups", "retry", "g", "turn_nope")
-        assert "nanokimi groups show GROUP" in getattr(done.exception, "hint", "")
+        assert "nanokimi groups show g" in getattr(done.exception, "hint", "")

@@ -315,7 +315,7 @@ async def test_a_lost_login_is_said_once_and_the_messages_are_answered_after_the
         assert not first.done()
         log_in(r.layout, r.provider)
         assert (await first).startswith("one")  # and what came meanwhile may have joined it
-        assert await r.ask("birds", "which word?") == "The word was heron."
+        assert (await r.ask("birds", "which word?")).endswith("The word was heron.")
         told = [e for e in await r.events("birds") if e["kind"] == "turn.failed"]
         assert len(told) == 1
         states = {m.state for m in await r.host.store.messages("birds")}

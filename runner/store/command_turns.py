@@ -84,7 +84,7 @@ def issue(
     if groups.lock(c, message.group) is None:
         groups.put(c, message.group)
         groups.lock(c, message.group)
-    if message.external_id is not None and (known := _known(c, message)):
+    if message.external_id is not None and (known := queue.by_external_id(c, message)):
         same = order.name if known.text == message.text else ""
         return Issued(Accepted(known, duplicate=True, command=same), None)
     _refuse_over(c, message.group)
@@ -169,16 +169,6 @@ def take(c: Connection, turn: Turn) -> tuple[Turn, Message] | None:
         return None
     query = select(t.messages).where(t.messages.c.turn_id == turn.id)
     return again, message_of(c.execute(query).mappings().one())
-
-
-def _known(c: Connection, message: Message) -> Message | None:
-    same = select(t.messages).where(
-        t.messages.c.group_id == message.group,
-        t.messages.c.channel == message.channel,
-        t.messages.c.external_id == message.external_id,
-    )
-    row = c.execute(same).mappings().first()
-    return message_of(row) if row is not None else None
 
 
 def _refuse_over(c: Connection, group_id: str) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from runner.errors import ConflictError
 from runner.model import Delivery, DeliveryKind, Event, Message, Turn, TurnState
-from runner.store import groups
+from runner.store import fence, groups
 from runner.store import schema as t
 from runner.store.rows import message_of
 from runner.store.silence import TASK_CHANNEL, is_silent
@@ -76,12 +76,7 @@ def _messages(c: Connection, turn_id: str) -> Sequence[Message]:
 
 
 def _need_running(c: Connection, turn: Turn) -> None:
-    running = select(t.turns.c.id).where(
-        t.turns.c.id == turn.id,
-        t.turns.c.state == TurnState.RUNNING,
-        t.turns.c.attempt == turn.attempt,
-    )
-    if c.scalar(running) is None:
+    if not fence.holds(c, turn):
         raise ConflictError(
             f"the turn {turn.id} has ended, or another attempt at it runs", code="turn_ended"
         )

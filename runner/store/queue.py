@@ -22,7 +22,7 @@ from runner.model import (
     TurnState,
     advance,
 )
-from runner.store import event_log, groups, hosts, outbox, tool_calls, turns
+from runner.store import event_log, fence, groups, hosts, outbox, tool_calls, turns
 from runner.store import schema as t
 from runner.store.hosts import Elsewhere
 from runner.store.rows import message_of, turn_of
@@ -91,8 +91,8 @@ def accept(c: Connection, message: Message, max_queue: int, log: Event) -> Accep
     if groups.lock(c, message.group) is None:
         groups.put(c, message.group)
         groups.lock(c, message.group)
-    if message.external_id is not None and (row := _by_external_id(c, message)):
-        return Accepted(message_of(row), duplicate=True)
+    if message.external_id is not None and (known := by_external_id(c, message)):
+        return Accepted(known, duplicate=True)
     if message.wakes:
         _refuse_over(c, message.group, max_queue)
     else:
@@ -261,7 +261,7 @@ def finish(
     cancelled, which ends what joined it too.
     """
     groups.lock(c, ended.group)
-    if not turns.holds(c, ended):
+    if not fence.holds(c, ended):
         return None
     cancelled = ended.state is TurnState.CANCELLED
     if not cancelled and (released := turns.release_unheard(c, ended, heard)):
@@ -317,13 +317,15 @@ def fit(
     return [*context, question, *following], before[: len(before) - len(context)]
 
 
-def _by_external_id(c: Connection, message: Message) -> RowMapping | None:
+def by_external_id(c: Connection, message: Message) -> Message | None:
+    """The message that its channel sent under the same id before."""
     wanted = {
         "group": message.group,
         "channel": message.channel,
         "external_id": message.external_id,
     }
-    return c.execute(_BY_EXTERNAL_ID, wanted).mappings().first()
+    row = c.execute(_BY_EXTERNAL_ID, wanted).mappings().first()
+    return message_of(row) if row is not None else None
 
 
 def _refuse_over(c: Connection, group_id: str, max_queue: int) -> None:

@@ -14,8 +14,8 @@ from sqlalchemy import Connection as Connection
 from sqlalchemy import func, insert, select
 
 from runner.errors import PermanentError
-from runner.model import Event, Turn, TurnState
-from runner.store import groups
+from runner.model import Event, Turn
+from runner.store import fence, groups
 from runner.store import schema as t
 
 
@@ -84,12 +84,7 @@ def admit(c: Connection, call: Call) -> Done | None:
     turn = call.turn
     # The group's row is the lock: two calls with one key come here one after the other.
     groups.lock(c, turn.group)
-    holds = select(t.turns.c.id).where(
-        t.turns.c.id == turn.id,
-        t.turns.c.state == TurnState.RUNNING,
-        t.turns.c.attempt == turn.attempt,
-    )
-    if c.scalar(holds) is None:
+    if not fence.holds(c, turn):
         raise PermanentError(
             "the turn has ended, so its tools do nothing any more", code="turn_over"
         )

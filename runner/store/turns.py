@@ -24,7 +24,7 @@ from runner.model import (
     TurnState,
     advance,
 )
-from runner.store import event_log, groups, outbox
+from runner.store import event_log, fence, groups, outbox
 from runner.store import schema as t
 from runner.store.rows import message_of, turn_of
 
@@ -48,16 +48,6 @@ class Retried:
     message_ids: tuple[str, ...]
 
 
-def holds(c: Connection, turn: Turn) -> bool:
-    """The turn runs, and this is its newest attempt."""
-    query = select(t.turns.c.id).where(
-        t.turns.c.id == turn.id,
-        t.turns.c.state == TurnState.RUNNING,
-        t.turns.c.attempt == turn.attempt,
-    )
-    return c.scalar(query) is not None
-
-
 def page(c: Connection, group_id: str, state: TurnState | None, limit: int) -> list[Turn]:
     """The group's newest turns, newest first. Raises: NotFoundError."""
     groups.need(c, group_id)
@@ -77,7 +67,7 @@ def hold(c: Connection, turn: Turn, notice: Event | None, webhook: str) -> Turn 
     ``notice`` is what the chat is told of it.
     """
     groups.lock(c, turn.group)
-    if not holds(c, turn):
+    if not fence.holds(c, turn):
         return None
     held = select(t.turns.c.held_since).where(t.turns.c.id == turn.id)
     since = c.scalar(held) or time.time()
@@ -150,7 +140,7 @@ def join(
     message whose ``seq`` is higher, whatever it is. A stale attempt gets nothing.
     """
     groups.lock(c, turn.group)
-    if not holds(c, turn):
+    if not fence.holds(c, turn):
         return None
     waiting = select(t.messages).where(
         t.messages.c.group_id == turn.group,
